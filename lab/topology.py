@@ -1,0 +1,80 @@
+"""The model of the lab, read from `config/lab.json`; standard library only, because machines read it too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine: a name, an IPv4 address, what it does, and the Celery queues it serves, if it is a worker."""
+
+    name: str
+    address: str
+    roles: tuple[str, ...]
+    memory_mb: int
+    queues: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The whole lab.
+
+    `hosts` gives the address of every machine that `lab.json` lists, so that one which joins later is known
+    already; `machines` are those in use, workers beyond the chosen number left out. Timings are in seconds.
+    """
+
+    broker: str
+    network: str
+    machines: tuple[Machine, ...]
+    hosts: Mapping[str, str]
+    ports: Mapping[str, int]
+    forwarded_ports: Mapping[str, int]
+    timings: Mapping[str, int]
+    worker_concurrency: int
+    parallelism: int
+
+    @classmethod
+    def from_document(cls, lab: Mapping[str, Any]) -> Topology:
+        """Build the model from the content of `lab.json`, which the Vagrantfile has checked."""
+        listed = [
+            Machine(name, entry["address"], tuple(entry["roles"]), entry["memory_mb"], tuple(entry.get("queues", ())))
+            for name, entry in lab["machines"].items()
+        ]
+        spare = [machine for machine in listed if "worker" in machine.roles][lab["workers"] :]
+        return cls(
+            machines=tuple(machine for machine in listed if machine not in spare),
+            hosts={machine.name: machine.address for machine in listed},
+            **{
+                key: lab[key]
+                for key in ("broker", "network", "ports", "forwarded_ports", "timings", "worker_concurrency", "parallelism")
+            },
+        )
+
+    @classmethod
+    def load(cls, root: Path = ROOT) -> Topology:
+        """Read the lab of the checkout at `root`, with the choices that `vagrant up` has remembered there."""
+        lab = json.loads((root / "config" / "lab.json").read_text())
+        choices = root / ".lab" / "choices.json"
+        return cls.from_document(lab | (json.loads(choices.read_text()) if choices.exists() else {}))
+
+    def __getitem__(self, name: str) -> Machine:
+        """Return the machine called `name`; KeyError if none in use is."""
+        for machine in self.machines:
+            if machine.name == name:
+                return machine
+        raise KeyError(name)
+
+    def with_role(self, role: str) -> tuple[Machine, ...]:
+        """Return the machines that have `role`, in the order of `lab.json`."""
+        return tuple(machine for machine in self.machines if role in machine.roles)
+
+    def endpoints(self, role: str, port: str) -> list[str]:
+        """Return `name:port` for every machine with `role`: clients take lists, however short."""
+        return [f"{machine.name}:{self.ports[port]}" for machine in self.with_role(role)]

@@ -1,0 +1,199 @@
+# The lab as the Vagrantfile sees it: config/lab.json with the choices of this checkout, checked before any
+# machine is touched, and the one document that each machine is given. Standard library only: the host may
+# have nothing but Vagrant.
+
+require "fileutils"
+require "ipaddr"
+require "json"
+require "securerandom"
+
+class Lab
+  # A mistake of the user's, told in full: the value, the place, what is allowed, the cure.
+  class Invalid < StandardError; end
+
+  # Environment variables that choose something, and the key of lab.json that each overrides.
+  CHOICES = { "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers" }.freeze
+
+  # Which roles need which secret: a machine is given no other.
+  SECRETS = {
+    "postgresql_password" => %w[database flower api_server scheduler dag_processor triggerer worker],
+    "redis_password" => %w[queue flower api_server scheduler worker],
+    "rabbitmq_password" => %w[queue flower api_server scheduler worker],
+    "airflow_admin_password" => %w[database],
+    "flower_password" => %w[flower load_balancer],
+    "fernet_key" => %w[database api_server scheduler dag_processor triggerer],
+    "api_secret_key" => %w[database api_server triggerer worker],
+    "jwt_secret" => %w[api_server scheduler]
+  }.freeze
+
+  # What a corporate network sets on the host and its guests need too.
+  ENVIRONMENT = %w[
+    http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY
+    PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX
+  ].freeze
+  CERTIFICATES = "/usr/local/share/ca-certificates/*.crt"
+
+  attr_reader :root, :data, :machines
+
+  def initialize(root)
+    @root = root
+    file = File.join(root, "config/lab.json")
+    @data = choose(parse(file))
+    check_schema(@data, JSON.parse(File.read(File.join(root, "config/lab.schema.json"))))
+    check_machines
+    workers = @data["machines"].select { |_, machine| machine["roles"].include?("worker") }.keys
+    check_workers(workers)
+    @machines = @data["machines"].reject { |name, _| workers.drop(@data["workers"]).include?(name) }
+    check_roles
+  end
+
+  def state(*path) = File.join(@root, ".lab", *path)
+
+  def with_role(role) = @machines.select { |_, machine| machine["roles"].include?(role) }
+
+  # Remembers the choices and writes what each machine is given; secrets are made where there are none yet.
+  def save
+    write(state("choices.json"), CHOICES.values.to_h { |key| [key, @data[key]] })
+    secrets = read(state("secrets.json"))
+    SECRETS.each_key { |name| secrets[name] ||= secret(name) }
+    write(state("secrets.json"), secrets)
+    @machines.each { |name, machine| write(state("machines", "#{name}.json"), document(name, machine["roles"], secrets)) }
+  end
+
+  # What provisioning is given: the lab, the machine's name (none: an image for all of them), its secrets and
+  # what the host's network needs.
+  def document(name, roles = [], secrets = {})
+    {
+      "machine" => name,
+      "lab" => @data,
+      "secrets" => secrets.select { |key, _| SECRETS.fetch(key, []).intersect?(roles) },
+      "environment" => ENV.slice(*ENVIRONMENT),
+      "certificates" => Dir[CERTIFICATES].sort.to_h { |path| [File.basename(path), File.read(path)] }
+    }
+  end
+
+  # Of mode 0600 from the first byte on, and never half written.
+  def write(path, object)
+    FileUtils.mkdir_p(File.dirname(path), mode: 0o700)
+    part = "#{path}.#{Process.pid}"
+    File.write(part, "#{JSON.pretty_generate(object)}\n", perm: 0o600)
+    File.rename(part, path)
+  end
+
+  private
+
+  def read(path) = File.exist?(path) ? parse(path) : {}
+
+  def parse(path)
+    JSON.parse(File.read(path))
+  rescue JSON::ParserError => e
+    raise Invalid, "#{path} is not JSON: #{e.message.lines.first.strip}"
+  end
+
+  def secret(name)
+    return SecureRandom.urlsafe_base64(32, true) if name == "fernet_key"
+
+    SecureRandom.alphanumeric(name.end_with?("_password") ? 32 : 86) # 86: 512 bits, as HS512 wants
+  end
+
+  # lab.json, overridden by what was chosen earlier, overridden by the environment.
+  def choose(data)
+    @chosen = {}
+    remembered = read(state("choices.json"))
+    CHOICES.each do |variable, key|
+      data[key] = remembered[key] if remembered.key?(key)
+      next if ENV[variable].to_s.empty?
+
+      @chosen[key] = variable
+      data[key] = key == "workers" ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
+    end
+    data
+  end
+
+  # Where a value stands, in the user's terms.
+  def place(path) = @chosen.key?(path) ? @chosen[path] : "config/lab.json: #{path.empty? ? 'the file' : path}"
+
+  # The part of JSON Schema that lab.schema.json uses; `make lint` checks the file with a full validator.
+  def check_schema(value, schema, path = "", defs = schema["$defs"])
+    schema = defs.fetch(schema["$ref"].delete_prefix("#/$defs/")).merge(schema) if schema["$ref"]
+    complaint = complaint(value, schema)
+    raise Invalid, "#{place(path)}: #{complaint}" if complaint
+
+    if value.is_a?(Hash)
+      value.each do |key, item|
+        known = schema.fetch("properties", {})[key] || schema["additionalProperties"]
+        check_schema(item, known, path.empty? ? key : "#{path}.#{key}", defs) if known.is_a?(Hash)
+      end
+    elsif value.is_a?(Array)
+      value.each_with_index { |item, index| check_schema(item, schema["items"], "#{path}[#{index}]", defs) }
+    end
+  end
+
+  TYPES = { "object" => Hash, "array" => Array, "string" => String, "integer" => Integer }.freeze
+
+  def complaint(value, schema)
+    shown = value.to_json
+    return "#{shown} is not allowed; allowed: #{schema['enum'].join(', ')}" if schema["enum"]&.none?(value)
+    return "#{shown} is not of type #{schema['type']}" unless value.is_a?(TYPES.fetch(schema["type"]))
+
+    case value
+    when Hash then complaint_of_keys(value, schema)
+    when Array
+      return "must have #{schema['minItems']} or more entries" if value.size < schema.fetch("minItems", 0)
+      return "#{shown} has an entry twice" if schema["uniqueItems"] && value.uniq != value
+    when String
+      return "#{shown} does not fit #{schema['pattern']}" if schema["pattern"] && !value.match?(schema["pattern"])
+    when Integer
+      allowed = schema.fetch("minimum", value)..schema.fetch("maximum", nil)
+      return "#{shown} is not allowed; allowed: #{allowed.begin} #{allowed.end ? "to #{allowed.end}" : 'or more'}" unless allowed.cover?(value)
+    end
+  end
+
+  def complaint_of_keys(value, schema)
+    missing = schema.fetch("required", []) - value.keys
+    return "#{missing.join(', ')} missing" if missing.any?
+
+    unknown = schema["additionalProperties"] == false ? value.keys - schema["properties"].keys : []
+    return "unknown key #{unknown.join(', ')}; allowed: #{schema['properties'].keys.join(', ')}" if unknown.any?
+
+    names = schema.dig("propertyNames", "pattern")
+    bad = names ? value.keys.grep_v(Regexp.new(names)) : []
+    "the name #{bad.first.inspect} does not fit #{names}" if bad.any?
+  end
+
+  def check_machines
+    network = IPAddr.new(@data["network"])
+    taken = { network.to_range.first.succ.to_s => "the host" }
+    @data["machines"].each do |name, machine|
+      address = machine["address"]
+      at = "config/lab.json: machines.#{name}"
+      unless network.include?(IPAddr.new(address))
+        raise Invalid, "#{at}.address: #{address} is outside the lab's network #{@data['network']}"
+      end
+      raise Invalid, "#{at}.address: #{address} is already #{taken[address]}'s; give each machine its own" if taken[address]
+
+      taken[address] = name
+      next if machine.key?("queues") == machine["roles"].include?("worker")
+
+      raise Invalid, "#{at}: a machine has queues if, and only if, it has the role worker"
+    end
+  rescue IPAddr::Error => e
+    raise Invalid, "config/lab.json: #{e.message}"
+  end
+
+  def check_workers(workers)
+    return if workers.any? && @data["workers"] <= workers.size
+
+    raise Invalid, "#{place('workers')}: #{@data['workers']} is not allowed; allowed: 1 to #{workers.size}, " \
+                   "the machines with the role worker in config/lab.json"
+  end
+
+  def check_roles
+    roles = @machines.values.flat_map { |machine| machine["roles"] }
+    needed = SECRETS.values.flatten.uniq
+    missing = needed - roles
+    return if missing.empty?
+
+    raise Invalid, "config/lab.json: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}"
+  end
+end

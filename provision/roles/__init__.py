@@ -1,0 +1,1 @@
+"""One folder a role: what it installs, its templates and the operations that configure it."""

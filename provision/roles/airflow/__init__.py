@@ -1,0 +1,109 @@
+"""Airflow itself: its user, the locked Python environment, the one configuration and this machine's secrets.
+
+The environment is the same file for file on every machine, and so is airflow.cfg: it names, for each secret, a
+file, and a machine has the files that its roles need.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyinfra.operations import files, server
+
+from lab.topology import Topology
+from provision.operations import Context, digest, once, template
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parents[2] / "config"
+PACKAGES = ("libpq5",)
+HOME = "/opt/airflow"
+VENV = f"{HOME}/venv"
+SECRETS = f"{HOME}/secrets"
+LOCK = CONFIG / "requirements.lock"
+ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
+
+# What every Airflow service reads.
+READS = (f"{HOME}/airflow.cfg", f"{HOME}/airflow.env", SECRETS, "/var/lib/airflow-lab/environment")
+
+
+def install() -> None:
+    server.group(name="Create the group airflow", group="airflow", gid=ID)
+    server.user(name="Create the user airflow", user="airflow", uid=ID, group="airflow", home=HOME, create_home=False)
+    files.directory(name=f"Create {HOME}", path=HOME, user="airflow", group="airflow", mode="755")
+    uv = "/opt/pyinfra/bin/uv"
+    once(
+        "Install the locked Python environment",
+        key="environment",
+        digest=digest(LOCK.read_text()),
+        commands=[
+            f"[ -x {VENV}/bin/python ] || {uv} venv --quiet --python /usr/bin/python3 {VENV}",
+            f"{uv} pip sync --quiet --no-cache --require-hashes --compile-bytecode --python {VENV}/bin/python {LOCK}",
+        ],
+    )
+
+
+def configure(context: Context) -> None:
+    files.directory(name="Create the folder of the task logs", path=f"{HOME}/logs", user="airflow", group="airflow", mode="2775")
+    files.directory(name="Create the folder of the local logs", path="/var/log/airflow", user="airflow", group="airflow", mode="755")
+    files.directory(name="Create the folder of the secrets", path=SECRETS, user="root", group="airflow", mode="750")
+    for option, value in secret_options(context.lab, context.secrets).items():
+        files.put(
+            name=f"Write the secret {option}",
+            src=io.StringIO(value),
+            dest=f"{SECRETS}/{option}",
+            user="root",
+            group="airflow",
+            mode="640",
+        )
+    template(CONFIG / "airflow.cfg.j2", f"{HOME}/airflow.cfg", lab=context.lab, celery=celery_config(context.lab.broker))
+    template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
+    template(HERE / "airflow.sh.j2", "/usr/local/bin/airflow", mode="755")
+
+
+def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return the value of each secret option of airflow.cfg for which `secrets` holds what it is made of."""
+    database = ""
+    if password := secrets.get("postgresql_password"):
+        hosts = "&".join(f"host={endpoint}" for endpoint in lab.endpoints("database", "postgresql"))
+        database = f"airflow:{password}@/airflow?{hosts}&target_session_attrs=read-write"
+    alive = "connect_timeout=3&keepalives_idle=5&keepalives_interval=2&keepalives_count=3&tcp_user_timeout=10000"
+    options = {
+        # libpq's own parameters must not reach asyncpg, which would refuse them.
+        "sql_alchemy_conn": database and f"postgresql+psycopg2://{database}&{alive}",
+        "sql_alchemy_conn_async": database and f"postgresql+asyncpg://{database}",
+        "broker_url": broker_url(lab, secrets),
+        "fernet_key": secrets.get("fernet_key", ""),
+        "secret_key": secrets.get("api_secret_key", ""),
+        "jwt_secret": secrets.get("jwt_secret", ""),
+        "flower_basic_auth": secrets.get("flower_password") and f"admin:{secrets['flower_password']}",
+    }
+    return {option: value for option, value in options.items() if value}
+
+
+def broker_url(lab: Topology, secrets: Mapping[str, str]) -> str:
+    """Return the URLs of the queue servers, as Celery takes them: a list with semicolons."""
+    scheme, user, path = {"redis": ("redis", "", "0"), "rabbitmq": ("amqp", "airflow", "airflow")}[lab.broker]
+    if not (password := secrets.get(f"{lab.broker}_password")):
+        return ""
+    return ";".join(f"{scheme}://{user}:{password}@{endpoint}/{path}" for endpoint in lab.endpoints("queue", lab.broker))
+
+
+def celery_config(broker: str) -> dict[str, object]:
+    """Return the settings of Celery that airflow.cfg has no option for."""
+    config: dict[str, object] = {
+        # A broker that refuses must not fail the task that is being published: Celery goes on trying until
+        # Airflow's operation_timeout interrupts it, which, unlike a refusal, Airflow tries again.
+        "task_publish_retry_policy": {"max_retries": 1000, "interval_start": 0.2, "interval_step": 0.2, "interval_max": 0.5},
+        "broker_connection_max_retries": None,
+        "broker_heartbeat": 10,
+        # Celery 5.6 lowers the prefetch after a reconnect and never raises it again: celery#9512, fixed in 5.7.
+        "worker_enable_prefetch_count_reduction": False,
+    }
+    if broker == "rabbitmq":
+        config |= {
+            "task_default_queue_type": "quorum",
+            "task_create_missing_queue_type": "quorum",
+            "control_queue_exclusive": True,
+            "event_queue_exclusive": True,
+        }
+    return config

@@ -1,0 +1,86 @@
+"""PostgreSQL, and in it what must exist once: Airflow's tables, its admin, connections and variables."""
+
+import io
+from pathlib import Path
+
+from pyinfra.operations import files, postgres
+
+from provision.operations import Context, digest, once, service, template
+from provision.roles import airflow
+
+HERE = Path(__file__).parent
+PACKAGES = ("postgresql-17",)
+ETC = "/etc/postgresql/17/main"
+SERVICE = "postgresql@17-main.service"
+
+
+def configure(context: Context) -> None:
+    lab = context.lab
+    owner = {"user": "postgres", "group": "postgres"}
+    config = template(HERE / "lab.conf.j2", f"{ETC}/conf.d/lab.conf", **owner, lab=lab)
+    access = template(HERE / "pg_hba.conf.j2", f"{ETC}/pg_hba.conf", **owner, mode="640", lab=lab)
+    service(SERVICE, reads=[config, access])
+
+    as_postgres = {"_su_user": "postgres"}
+    postgres.role(name="Create the role airflow", role="airflow", login=True, **as_postgres)
+    password = f"{ETC}/password.sql"
+    sql = f"ALTER ROLE airflow PASSWORD '{context.secrets['postgresql_password']}';\n"
+    files.put(name=f"Write {password}", src=io.StringIO(sql), dest=password, **owner, mode="600")
+    once(
+        "Set the role's password",
+        key="postgresql_password",
+        digest=digest(sql),
+        commands=[f"cd / && setpriv --reuid=postgres --regid=postgres --init-groups psql --quiet --file={password}"],
+    )
+    for name in ("airflow", "lab"):
+        postgres.database(name=f"Create the database {name}", database=name, owner="airflow", **as_postgres)
+
+    once(
+        "Migrate Airflow's database",
+        key="migration",
+        digest=digest(airflow.LOCK.read_text()),
+        commands=["airflow db migrate"],
+    )
+    import_settings(context)
+
+
+def import_settings(context: Context) -> None:
+    """Bring the admin, the connections and the variables into Airflow, with its own commands."""
+    private = {"user": "root", "group": "airflow", "mode": "640"}
+    password = context.secrets["airflow_admin_password"]
+    files.put(name="Write the admin's password", src=io.StringIO(f"{password}\n{password}\n"), dest=f"{airflow.SECRETS}/admin", **private)
+    # Both commands ask for the password twice, and, away from any terminal, on their standard input.
+    ask = f"setsid --wait airflow users {{}} <{airflow.SECRETS}/admin"
+    once(
+        "Create the user admin",
+        key="admin",
+        digest=digest(password),
+        commands=[
+            ask.format("create --username admin --firstname Ad --lastname Min --role Admin --email admin@example.com"),
+            f"[ ! -e /var/lib/airflow-lab/admin ] || {ask.format('reset-password --username admin')}",
+        ],
+    )
+    database = lab_database(context)
+    connections = template(
+        airflow.CONFIG / "connections.yml", f"{airflow.HOME}/connections.yml", **private, database=database,
+        postgresql_password=context.secrets["postgresql_password"],
+    )
+    variables = airflow.CONFIG / "variables.json"
+    once(
+        "Import connections.yml",
+        key="connections",
+        digest=digest((airflow.CONFIG / "connections.yml").read_text(), str(database), context.secrets["postgresql_password"]),
+        commands=[f"airflow connections import --overwrite {connections}"],
+    )
+    once(
+        "Import variables.json",
+        key="variables",
+        digest=digest(variables.read_text()),
+        commands=[f"airflow variables import {variables}"],
+    )
+
+
+def lab_database(context: Context) -> dict[str, object]:
+    """Return what connections.yml calls `database`."""
+    machine = context.lab.with_role("database")[0]
+    return {"host": machine.name, "port": context.lab.ports["postgresql"]}

@@ -1,0 +1,28 @@
+"""nginx: in front of the api-servers for the UI, the REST API and the workers, and in front of Flower."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from pyinfra.operations import files
+
+from provision.operations import Context, service, template
+
+HERE = Path(__file__).parent
+PACKAGES = ("nginx-light",)
+
+
+def configure(context: Context) -> None:
+    files.link(name="Remove Debian's default site", path="/etc/nginx/sites-enabled/default", present=False)
+    users = template(
+        HERE / "flower.htpasswd.j2", "/etc/nginx/flower.htpasswd", group="www-data", mode="640",
+        password=ssha(context.secrets["flower_password"]),
+    )
+    config = template(HERE / "airflow.conf.j2", "/etc/nginx/conf.d/airflow.conf", lab=context.lab)
+    service("nginx.service", reads=[config, users])
+
+
+def ssha(password: str) -> str:
+    """Return a password as nginx reads it; the salt comes from the password, so that rendering twice is the same."""
+    salt = hashlib.sha256(password.encode()).digest()[:8]
+    return base64.b64encode(hashlib.sha1(password.encode() + salt).digest() + salt).decode()
