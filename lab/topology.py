@@ -53,7 +53,15 @@ class Topology:
             hosts={machine.name: machine.address for machine in listed},
             **{
                 key: lab[key]
-                for key in ("broker", "network", "ports", "forwarded_ports", "timings", "worker_concurrency", "parallelism")
+                for key in (
+                    "broker",
+                    "network",
+                    "ports",
+                    "forwarded_ports",
+                    "timings",
+                    "worker_concurrency",
+                    "parallelism",
+                )
             },
         )
 

@@ -46,7 +46,9 @@ class Outdated(FactBase[bool]):
     def command(self, unit: str, paths: Iterable[str] = ()) -> str:
         show = f"systemctl show --timestamp=us+utc --value {unit} --property"
         words = " ".join(map(shlex.quote, paths))
-        newer = f'[ -n "$(find {words} -newermt "$({show} InactiveExitTimestamp)" -print -quit)" ]' if words else "false"
+        newer = (
+            f'[ -n "$(find {words} -newermt "$({show} InactiveExitTimestamp)" -print -quit)" ]' if words else "false"
+        )
         return f"case $({show} ActiveState) in active|activating|reloading) ! {newer} || echo yes;; *) echo yes;; esac"
 
     def process(self, output: Iterable[str]) -> bool:
@@ -82,7 +84,9 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def template(src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", **variables: object) -> str:
+def template(
+    src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", **variables: object
+) -> str:
     """Render a template to `dest` and return `dest`."""
-    files.template(name=f"Render {dest}", src=src, dest=dest, user=user, group=group, mode=mode, **variables)
+    files.template(name=f"Render {dest}", src=str(src), dest=dest, user=user, group=group, mode=mode, **variables)
     return dest

@@ -43,6 +43,7 @@ class Lab
     check_machines
     workers = @data["machines"].select { |_, machine| machine["roles"].include?("worker") }.keys
     check_workers(workers)
+    check_created(workers.drop(@data["workers"]))
     @machines = @data["machines"].reject { |name, _| workers.drop(@data["workers"]).include?(name) }
     check_roles
   end
@@ -162,12 +163,12 @@ class Lab
   end
 
   def check_machines
-    network = IPAddr.new(@data["network"])
+    network = ip(@data["network"], "network")
     taken = { network.to_range.first.succ.to_s => "the host" }
     @data["machines"].each do |name, machine|
       address = machine["address"]
       at = "config/lab.json: machines.#{name}"
-      unless network.include?(IPAddr.new(address))
+      unless network.include?(ip(address, "machines.#{name}.address"))
         raise Invalid, "#{at}.address: #{address} is outside the lab's network #{@data['network']}"
       end
       raise Invalid, "#{at}.address: #{address} is already #{taken[address]}'s; give each machine its own" if taken[address]
@@ -177,8 +178,12 @@ class Lab
 
       raise Invalid, "#{at}: a machine has queues if, and only if, it has the role worker"
     end
-  rescue IPAddr::Error => e
-    raise Invalid, "config/lab.json: #{e.message}"
+  end
+
+  def ip(text, path)
+    IPAddr.new(text)
+  rescue IPAddr::Error
+    raise Invalid, "config/lab.json: #{path}: #{text} is no IPv4 address or network"
   end
 
   def check_workers(workers)
@@ -186,6 +191,15 @@ class Lab
 
     raise Invalid, "#{place('workers')}: #{@data['workers']} is not allowed; allowed: 1 to #{workers.size}, " \
                    "the machines with the role worker in config/lab.json"
+  end
+
+  # Vagrant would forget a machine that is no longer defined, and leave it running.
+  def check_created(dropped)
+    lost = dropped.select { |name| Dir[File.join(@root, ".vagrant/machines", name, "*/id")].any? }
+    return if lost.empty?
+
+    raise Invalid, "#{place('workers')}: #{@data['workers']} would leave #{lost.join(', ')} without an owner: " \
+                   "`vagrant destroy -f #{lost.join(' ')}` first"
   end
 
   def check_roles

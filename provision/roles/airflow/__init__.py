@@ -43,8 +43,12 @@ def install() -> None:
 
 
 def configure(context: Context) -> None:
-    files.directory(name="Create the folder of the task logs", path=f"{HOME}/logs", user="airflow", group="airflow", mode="2775")
-    files.directory(name="Create the folder of the local logs", path="/var/log/airflow", user="airflow", group="airflow", mode="755")
+    files.directory(
+        name="Create the folder of the task logs", path=f"{HOME}/logs", user="airflow", group="airflow", mode="2775"
+    )
+    files.directory(
+        name="Create the folder of the local logs", path="/var/log/airflow", user="airflow", group="airflow", mode="755"
+    )
     files.directory(name="Create the folder of the secrets", path=SECRETS, user="root", group="airflow", mode="750")
     for option, value in secret_options(context.lab, context.secrets).items():
         files.put(
@@ -55,7 +59,9 @@ def configure(context: Context) -> None:
             group="airflow",
             mode="640",
         )
-    template(CONFIG / "airflow.cfg.j2", f"{HOME}/airflow.cfg", lab=context.lab, celery=celery_config(context.lab.broker))
+    template(
+        CONFIG / "airflow.cfg.j2", f"{HOME}/airflow.cfg", lab=context.lab, celery=celery_config(context.lab.broker)
+    )
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     template(HERE / "airflow.sh.j2", "/usr/local/bin/airflow", mode="755")
 
@@ -85,7 +91,9 @@ def broker_url(lab: Topology, secrets: Mapping[str, str]) -> str:
     scheme, user, path = {"redis": ("redis", "", "0"), "rabbitmq": ("amqp", "airflow", "airflow")}[lab.broker]
     if not (password := secrets.get(f"{lab.broker}_password")):
         return ""
-    return ";".join(f"{scheme}://{user}:{password}@{endpoint}/{path}" for endpoint in lab.endpoints("queue", lab.broker))
+    return ";".join(
+        f"{scheme}://{user}:{password}@{endpoint}/{path}" for endpoint in lab.endpoints("queue", lab.broker)
+    )
 
 
 def celery_config(broker: str) -> dict[str, object]:
@@ -93,7 +101,12 @@ def celery_config(broker: str) -> dict[str, object]:
     config: dict[str, object] = {
         # A broker that refuses must not fail the task that is being published: Celery goes on trying until
         # Airflow's operation_timeout interrupts it, which, unlike a refusal, Airflow tries again.
-        "task_publish_retry_policy": {"max_retries": 1000, "interval_start": 0.2, "interval_step": 0.2, "interval_max": 0.5},
+        "task_publish_retry_policy": {
+            "max_retries": 1000,
+            "interval_start": 0.2,
+            "interval_step": 0.2,
+            "interval_max": 0.5,
+        },
         "broker_connection_max_retries": None,
         "broker_heartbeat": 10,
         # Celery 5.6 lowers the prefetch after a reconnect and never raises it again: celery#9512, fixed in 5.7.

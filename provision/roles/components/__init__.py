@@ -15,7 +15,8 @@ WAIT = "airflow-database.service"
 @dataclass(frozen=True)
 class Component:
     """A service: what it is called, the airflow command it runs, whether it needs the database to start, and
-    how many seconds it may take to stop."""
+    how many seconds it may take to stop.
+    """
 
     title: str
     command: str
@@ -30,7 +31,10 @@ COMPONENTS = {
     "triggerer": Component("triggerer", "triggerer"),
     # Stopping takes no new tasks and waits for those that run. Workers need no news of each other.
     "worker": Component(
-        "Celery worker", "celery worker --queues {queues} --without-mingle --without-gossip", needs_database=False, stop_timeout=50
+        "Celery worker",
+        "celery worker --queues {queues} --without-mingle --without-gossip",
+        needs_database=False,
+        stop_timeout=50,
     ),
     # On loopback: nginx stands in front of it.
     "flower": Component("Flower", "celery flower --hostname 127.0.0.1 --port {flower_port}", needs_database=False),

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 from pyinfra.operations import files, postgres
 
@@ -16,12 +17,12 @@ SERVICE = "postgresql@17-main.service"
 
 def configure(context: Context) -> None:
     lab = context.lab
-    owner = {"user": "postgres", "group": "postgres"}
+    owner: dict[str, Any] = {"user": "postgres", "group": "postgres"}
     config = template(HERE / "lab.conf.j2", f"{ETC}/conf.d/lab.conf", **owner, lab=lab)
     access = template(HERE / "pg_hba.conf.j2", f"{ETC}/pg_hba.conf", **owner, mode="640", lab=lab)
     service(SERVICE, reads=[config, access])
 
-    as_postgres = {"_su_user": "postgres"}
+    as_postgres: dict[str, Any] = {"_su_user": "postgres"}
     postgres.role(name="Create the role airflow", role="airflow", login=True, **as_postgres)
     password = f"{ETC}/password.sql"
     sql = f"ALTER ROLE airflow PASSWORD '{context.secrets['postgresql_password']}';\n"
@@ -46,9 +47,14 @@ def configure(context: Context) -> None:
 
 def import_settings(context: Context) -> None:
     """Bring the admin, the connections and the variables into Airflow, with its own commands."""
-    private = {"user": "root", "group": "airflow", "mode": "640"}
+    private: dict[str, Any] = {"user": "root", "group": "airflow", "mode": "640"}
     password = context.secrets["airflow_admin_password"]
-    files.put(name="Write the admin's password", src=io.StringIO(f"{password}\n{password}\n"), dest=f"{airflow.SECRETS}/admin", **private)
+    files.put(
+        name="Write the admin's password",
+        src=io.StringIO(f"{password}\n{password}\n"),
+        dest=f"{airflow.SECRETS}/admin",
+        **private,
+    )
     # Both commands ask for the password twice, and, away from any terminal, on their standard input.
     ask = f"setsid --wait airflow users {{}} <{airflow.SECRETS}/admin"
     once(
@@ -62,14 +68,19 @@ def import_settings(context: Context) -> None:
     )
     database = lab_database(context)
     connections = template(
-        airflow.CONFIG / "connections.yml", f"{airflow.HOME}/connections.yml", **private, database=database,
+        airflow.CONFIG / "connections.yml",
+        f"{airflow.HOME}/connections.yml",
+        **private,
+        database=database,
         postgresql_password=context.secrets["postgresql_password"],
     )
     variables = airflow.CONFIG / "variables.json"
     once(
         "Import connections.yml",
         key="connections",
-        digest=digest((airflow.CONFIG / "connections.yml").read_text(), str(database), context.secrets["postgresql_password"]),
+        digest=digest(
+            (airflow.CONFIG / "connections.yml").read_text(), str(database), context.secrets["postgresql_password"]
+        ),
         commands=[f"airflow connections import --overwrite {connections}"],
     )
     once(

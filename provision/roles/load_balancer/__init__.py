@@ -15,7 +15,10 @@ PACKAGES = ("nginx-light",)
 def configure(context: Context) -> None:
     files.link(name="Remove Debian's default site", path="/etc/nginx/sites-enabled/default", present=False)
     users = template(
-        HERE / "flower.htpasswd.j2", "/etc/nginx/flower.htpasswd", group="www-data", mode="640",
+        HERE / "flower.htpasswd.j2",
+        "/etc/nginx/flower.htpasswd",
+        group="www-data",
+        mode="640",
         password=ssha(context.secrets["flower_password"]),
     )
     config = template(HERE / "airflow.conf.j2", "/etc/nginx/conf.d/airflow.conf", lab=context.lab)
@@ -25,4 +28,4 @@ def configure(context: Context) -> None:
 def ssha(password: str) -> str:
     """Return a password as nginx reads it; the salt comes from the password, so that rendering twice is the same."""
     salt = hashlib.sha256(password.encode()).digest()[:8]
-    return base64.b64encode(hashlib.sha1(password.encode() + salt).digest() + salt).decode()
+    return base64.b64encode(hashlib.sha1(password.encode() + salt, usedforsecurity=False).digest() + salt).decode()

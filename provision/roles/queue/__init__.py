@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from pyinfra.operations import systemd
 
@@ -26,20 +27,27 @@ def configure(context: Context) -> None:
 def redis(context: Context) -> list[str]:
     return [
         template(
-            HERE / "redis.conf.j2", "/etc/redis/redis.conf", user="redis", group="redis", mode="640",
-            lab=context.lab, password=context.secrets["redis_password"],
+            HERE / "redis.conf.j2",
+            "/etc/redis/redis.conf",
+            user="redis",
+            group="redis",
+            mode="640",
+            lab=context.lab,
+            password=context.secrets["redis_password"],
         )
     ]
 
 
 def rabbitmq(context: Context) -> list[str]:
-    owner = {"user": "rabbitmq", "group": "rabbitmq", "mode": "640"}
+    owner: dict[str, Any] = {"user": "rabbitmq", "group": "rabbitmq", "mode": "640"}
     etc = "/etc/rabbitmq"
     return [
         template(HERE / "rabbitmq.conf.j2", f"{etc}/rabbitmq.conf", **owner, lab=context.lab),
         template(HERE / "enabled_plugins.j2", f"{etc}/enabled_plugins", **owner),
         template(
-            HERE / "definitions.json.j2", f"{etc}/definitions.json", **owner,
+            HERE / "definitions.json.j2",
+            f"{etc}/definitions.json",
+            **owner,
             definitions=json.dumps(definitions(context.secrets["rabbitmq_password"]), indent=2),
         ),
     ]

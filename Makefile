@@ -1,0 +1,54 @@
+# `make up` and `make test` add what a fresh machine lacks, then call Vagrant and pytest.
+# The plain commands (vagrant up, halt, ssh, provision, destroy) work beside them.
+
+LAB := sh provision/host/with-docker.sh
+BIN := .venv/bin
+# The host's certificates, for pip and uv: some networks have their own.
+CA := /etc/ssl/certs/ca-certificates.crt
+ifneq ($(wildcard $(CA)),)
+export PIP_CERT ?= $(CA)
+export SSL_CERT_FILE ?= $(CA)
+endif
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: up test unit lint format lock clean host
+
+up: host ## the lab, from nothing
+	@$(LAB) vagrant up
+
+test: up lint ## everything: the style, and the whole suite on the running lab
+	@$(LAB) $(BIN)/pytest
+
+unit: .venv/installed ## the tests that need no machine
+	@$(BIN)/pytest tests/unit
+
+lint: .venv/installed ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@shellcheck $$(git ls-files '*.sh') .ci/run
+	@for file in Vagrantfile provision/host/*.rb; do ruby -c $$file >/dev/null || exit 1; done
+	@$(BIN)/check-jsonschema --check-metaschema config/lab.schema.json
+	@$(BIN)/check-jsonschema --schemafile config/lab.schema.json config/lab.json
+
+format: .venv/installed ## rewrites the Python files
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: .venv/installed ## the newest packages that requirements.in allows; `vagrant provision` brings them to the machines
+	@$(LOCK) --upgrade --python-version 3.11 config/requirements.in --output-file config/requirements.lock
+	@$(LOCK) --python-version 3.13 provision/requirements.in --output-file provision/requirements.lock
+	@$(LOCK) --python-version 3.11 --constraint config/requirements.lock tests/requirements.in --output-file tests/requirements.lock
+
+clean: ## the machines, the images, the secrets and the Python environment
+	@$(LAB) sh provision/host/clean.sh
+
+host:
+	@sh provision/host/install.sh
+
+.venv/installed: config/requirements.lock tests/requirements.lock
+	@echo "==> lab: the Python environment of the tests (.venv)"
+	@python3 -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/requirements.lock
+	@$(BIN)/uv pip install --quiet --require-hashes --requirement config/requirements.lock
+	@touch $@

@@ -1,0 +1,94 @@
+"""A client of the lab's Airflow: its REST API, through nginx, as anyone outside the lab would use it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from lab.topology import ROOT, Topology
+
+T = TypeVar("T")  # Python 3.11 has no `def eventually[T]`
+TERMINAL = ("success", "failed")
+
+
+def secrets(root: Path = ROOT) -> dict[str, str]:
+    """Return the secrets of the checkout; FileNotFoundError before its first `vagrant up`."""
+    return json.loads((root / ".lab" / "secrets.json").read_text())
+
+
+def eventually(predicate: Callable[[], T], *, within: float, every: float = 1) -> T:
+    """Call `predicate` until it raises no AssertionError and return its result.
+
+    After `within` seconds the last AssertionError is raised, with the time that was given.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return predicate()
+        except AssertionError as error:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {within:g} s: {error}") from error
+            time.sleep(every)
+
+
+class Airflow:
+    """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError on an answer of 400 and above."""
+
+    def __init__(self, url: str, password: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=30)
+        self.password = password
+        self.http.headers["Authorization"] = f"Bearer {self.token()}"
+
+    @classmethod
+    def of_this_checkout(cls) -> Airflow:
+        """Return a client of the running lab, through the forwarded port."""
+        port = Topology.load().forwarded_ports["load_balancer"]
+        return cls(f"http://localhost:{port}", secrets()["airflow_admin_password"])
+
+    def token(self) -> str:
+        """Log in and return a token."""
+        answer = self.http.post("/auth/token", json={"username": "admin", "password": self.password})
+        return answer.raise_for_status().json()["access_token"]
+
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """Return what `/api/v2` answers at `path`."""
+        return self.http.get(f"/api/v2/{path}", params=params).raise_for_status().json()
+
+    def unpause(self, dag_id: str, paused: bool = False) -> None:
+        """Unpause a DAG, or pause it."""
+        self.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": paused}).raise_for_status()
+
+    def trigger(self, dag_id: str, **conf: Any) -> str:
+        """Unpause a DAG, trigger it with `conf` and return the id of the run."""
+        self.unpause(dag_id)
+        answer = self.http.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf})
+        return answer.raise_for_status().json()["dag_run_id"]
+
+    def wait(self, dag_id: str, run_id: str, within: float) -> dict[str, Any]:
+        """Return a run once it has ended, however it did; AssertionError after `within` seconds."""
+
+        def ended() -> dict[str, Any]:
+            run = self.get(f"dags/{dag_id}/dagRuns/{run_id}")
+            assert run["state"] in TERMINAL, f"{dag_id} {run_id} is {run['state']}: {self.states(dag_id, run_id)}"
+            return run
+
+        return eventually(ended, within=within)
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the task instances of a run."""
+        return self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=1000)["task_instances"]
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Return the state of each task instance of a run, by task and map index."""
+        return {f"{task['task_id']}[{task['map_index']}]": task["state"] for task in self.tasks(dag_id, run_id)}
+
+    def log(self, task: dict[str, Any]) -> str:
+        """Return the log of the last try of a task instance, as the UI shows it."""
+        run = f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}"
+        path = f"{run}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
+        return json.dumps(self.get(path, map_index=task["map_index"])["content"])

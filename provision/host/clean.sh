@@ -1,0 +1,15 @@
+#!/bin/sh
+# Removes all that the lab has put on this host, but for the packages that `make up` installed.
+set -eu
+if [ -d .vagrant ] && docker version >/dev/null 2>&1; then
+  vagrant destroy --force
+fi
+# The task logs belong to the machines' user: only root may remove them.
+if [ -d logs ]; then
+  rm -rf logs 2>/dev/null || docker run --rm --volume "$PWD:/checkout" airflow-lab/debian:trixie rm -rf /checkout/logs || sudo rm -rf logs
+fi
+if docker version >/dev/null 2>&1; then
+  docker image ls --quiet --filter reference='airflow-lab/*' | sort -u | xargs --no-run-if-empty docker image rm --force >/dev/null
+fi
+rm -rf .lab .vagrant .venv .pytest_cache .mypy_cache .ruff_cache
+echo "==> lab: all gone. Next: make up"

@@ -1,0 +1,102 @@
+"""Fixtures. A test that asks for a role is run once for every machine that has it; `any_machine` is all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from lab.client import Airflow, eventually, secrets
+from lab.topology import Topology
+from tests.machines import Guest, Machines
+
+ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    topology = Topology.load()
+    for role in ("any_machine", *ROLES):
+        if role in metafunc.fixturenames:
+            machines = topology.machines if role == "any_machine" else topology.with_role(role)
+            metafunc.parametrize(role, [machine.name for machine in machines], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def topology() -> Topology:
+    return Topology.load()
+
+
+@pytest.fixture(scope="session")
+def machines() -> Iterator[Machines]:
+    machines = Machines()
+    yield machines
+    machines.disconnect()
+
+
+def _guest(request: pytest.FixtureRequest, machines: Machines) -> Guest:
+    guest = machines.guest(request.param)
+    request.node.guest = guest
+    return guest
+
+
+for _role in ("any_machine", *ROLES):
+    globals()[_role] = pytest.fixture(name=_role)(_guest)
+
+
+@pytest.fixture(scope="session")
+def secret() -> dict[str, str]:
+    return secrets()
+
+
+@pytest.fixture(scope="session")
+def airflow() -> Airflow:
+    return Airflow.of_this_checkout()
+
+
+@pytest.fixture
+def lab_database(topology: Topology, secret: dict[str, str]) -> Iterator[psycopg.Connection[Any]]:
+    """The database that the DAGs write to."""
+    address = topology.with_role("database")[0].address
+    with psycopg.connect(
+        host=address, user="airflow", password=secret["postgresql_password"], dbname="lab", autocommit=True
+    ) as connection:
+        yield connection
+
+
+def check_whole(airflow: Airflow, topology: Topology) -> None:
+    """Assert that every component of Airflow reports, on every machine that has it."""
+    health = airflow.get("monitor/health")
+    sick = [part for part, state in health.items() if state["status"] != "healthy"]
+    assert not sick, health
+    jobs = airflow.get("jobs", is_alive=True, limit=100)["jobs"]
+    for role, job in (
+        ("scheduler", "SchedulerJob"),
+        ("dag_processor", "DagProcessorJob"),
+        ("triggerer", "TriggererJob"),
+    ):
+        expected = {machine.name for machine in topology.with_role(role)}
+        assert {entry["hostname"] for entry in jobs if entry["job_type"] == job} >= expected, role
+
+
+@pytest.fixture(autouse=True)
+def whole(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A destructive test starts with a whole lab, and leaves one behind."""
+    if "destructive" not in request.keywords:
+        yield
+        return
+    airflow, topology = request.getfixturevalue("airflow"), request.getfixturevalue("topology")
+    eventually(lambda: check_whole(airflow, topology), within=60)
+    yield
+    eventually(lambda: check_whole(airflow, topology), within=120)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Add what the machine under test logged last to the report of a failure."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed and (guest := getattr(item, "guest", None)):
+        log = guest.host.run("systemctl --failed --no-pager; journalctl --no-pager --lines 40 --output short")
+        report.sections.append((f"journal of {guest.machine.name}", log.stdout + log.stderr))

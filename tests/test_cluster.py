@@ -1,0 +1,172 @@
+"""The cluster from outside, through nginx: every part takes part, and real work goes through all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from vega_datasets import local_data
+
+from lab.client import Airflow, eventually
+from lab.topology import Topology
+from tests.conftest import check_whole
+
+MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
+STOCKS = "get_stocks_dag"
+
+
+def intervals(tasks: Iterable[dict[str, Any]]) -> list[tuple[datetime, datetime]]:
+    return [(datetime.fromisoformat(t["start_date"]), datetime.fromisoformat(t["end_date"])) for t in tasks]
+
+
+def most_at_once(spans: list[tuple[datetime, datetime]]) -> int:
+    return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
+
+
+def api_server(topology: Topology, index: int) -> str:
+    machine = topology.with_role("api_server")[index]
+    return f"http://{machine.address}:{topology.ports['api_server']}"
+
+
+def test_every_component_beats_on_every_master(airflow: Airflow, topology: Topology) -> None:
+    eventually(lambda: check_whole(airflow, topology), within=60)
+
+
+def test_load_balancer_uses_every_api_server(airflow: Airflow, topology: Topology) -> None:
+    served = {airflow.http.get("/api/v2/version").raise_for_status().headers["X-Served-By"] for _ in range(20)}
+    port = topology.ports["api_server"]
+    assert served == {f"{machine.address}:{port}" for machine in topology.with_role("api_server")}
+
+
+def test_ui_is_served(airflow: Airflow) -> None:
+    page = airflow.http.get("/", follow_redirects=True)
+    assert page.status_code == 200
+    assert "<title>" in page.text
+
+
+def test_workers_are_registered_with_their_queues(topology: Topology, secret: dict[str, str]) -> None:
+    url = f"http://localhost:{topology.forwarded_ports['flower']}/api/workers"
+
+    def registered() -> None:
+        login = ("admin", secret["flower_password"])
+        workers = httpx.get(url, params={"refresh": "true"}, auth=login, timeout=30).raise_for_status().json()
+        queues = {
+            name.removeprefix("celery@"): {queue["name"] for queue in worker.get("active_queues", [])}
+            for name, worker in workers.items()
+        }
+        assert queues == {worker.name: set(worker.queues) for worker in topology.with_role("worker")}
+
+    eventually(registered, within=60)
+
+
+def test_token_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
+    token = Airflow(api_server(topology, 0), secret["airflow_admin_password"]).http.headers["Authorization"]
+    answer = httpx.get(f"{api_server(topology, 1)}/api/v2/dags", headers={"Authorization": token})
+    assert answer.status_code == 200
+
+
+def test_login_session_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
+    with httpx.Client(follow_redirects=True, timeout=30) as browser:
+        page = browser.get(f"{api_server(topology, 0)}/auth/login/")
+        form = {"username": "admin", "password": secret["airflow_admin_password"]}
+        if field := re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text):
+            form["csrf_token"] = field[1]
+        browser.post(f"{api_server(topology, 0)}/auth/login/", data=form)
+        cookies = {cookie.name: cookie.value or "" for cookie in browser.cookies.jar}
+    other = api_server(topology, 1)
+    assert httpx.get(f"{other}/api/v2/dags", cookies=cookies).status_code == 200
+    users = httpx.get(f"{other}/auth/users/list/", cookies=cookies)
+    assert users.status_code == 200
+    assert "admin@example.com" in users.text
+    assert httpx.get(f"{other}/auth/users/list/").status_code != 200
+
+
+def test_pinned_tasks_run_on_the_worker_of_their_queue(airflow: Airflow, topology: Topology) -> None:
+    run_id = airflow.trigger("dist_example")
+    assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"
+    tasks = airflow.tasks("dist_example", run_id)
+    assert {task["queue"] for task in tasks} == {"queue_1", "queue_2"}
+    for task in tasks:
+        assert task["hostname"] in {w.name for w in topology.with_role("worker") if task["queue"] in w.queues}
+        assert f"running on {task['hostname']}" in airflow.log(task)
+
+
+def test_five_tasks_run_at_once_on_both_workers(airflow: Airflow, topology: Topology) -> None:
+    dag_id = "celery_parallel_demo"
+    run_id = airflow.trigger(dag_id)
+    run = airflow.wait(dag_id, run_id, within=120)
+    assert run["state"] == "success", airflow.states(dag_id, run_id)
+    tasks = airflow.tasks(dag_id, run_id)
+    assert len(tasks) == 5
+    spans = intervals(tasks)
+    assert most_at_once(spans) == 5
+    assert min((end - start).total_seconds() for start, end in spans) >= 30
+    # About the time of one: one after the other would be 150 s.
+    assert run["duration"] < 60
+    assert {task["hostname"] for task in tasks} == {worker.name for worker in topology.with_role("worker")}
+
+
+def test_length_of_the_parallel_tasks_is_a_parameter(airflow: Airflow) -> None:
+    run_id = airflow.trigger("celery_parallel_demo", seconds=0)
+    assert airflow.wait("celery_parallel_demo", run_id, within=60)["duration"] < 30
+
+
+def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
+    airflow: Airflow, lab_database: psycopg.Connection[Any]
+) -> None:
+    airflow.unpause(STOCKS)
+
+    def caught_up() -> list[dict[str, Any]]:
+        runs = airflow.get(f"dags/{STOCKS}/dagRuns")["dag_runs"]
+        states = {run["logical_date"][:7]: run["state"] for run in runs}
+        assert states == dict.fromkeys(MONTHS, "success")
+        return runs
+
+    for run in eventually(caught_up, within=180):
+        tasks = airflow.tasks(STOCKS, run["dag_run_id"])
+        assert len(tasks) == 6
+        assert most_at_once(intervals(tasks)) <= 2
+    assert stored(lab_database) == published()
+
+
+def test_a_month_of_stocks_again_changes_nothing(airflow: Airflow, lab_database: psycopg.Connection[Any]) -> None:
+    airflow.unpause(STOCKS)
+    run_id = f"scheduled__{MONTHS[0]}-01T00:00:00+00:00"
+    airflow.wait(STOCKS, run_id, within=120)
+    before = stored(lab_database)
+    cleared = airflow.http.post(f"/api/v2/dags/{STOCKS}/dagRuns/{run_id}/clear", json={"dry_run": False})
+    cleared.raise_for_status()
+    assert airflow.wait(STOCKS, run_id, within=120)["state"] == "success"
+    assert {task["try_number"] for task in airflow.tasks(STOCKS, run_id)} >= {2}
+    assert stored(lab_database) == before
+
+
+def stored(database: psycopg.Connection[Any]) -> list[tuple[str, str, float]]:
+    query = "SELECT symbol, to_char(day, 'YYYY-MM-DD'), price::float FROM stock_prices ORDER BY symbol, day"
+    return database.execute(query).fetchall()
+
+
+def published() -> list[tuple[str, str, float]]:
+    prices = local_data.stocks()
+    rows = [(row.symbol, f"{row.date:%Y-%m-%d}", row.price) for row in prices.itertuples()]
+    return sorted(row for row in rows if row[1][:7] in MONTHS)
+
+
+@pytest.mark.parametrize("table", ["absent", "there"])
+def test_collectors_write_to_one_table(
+    airflow: Airflow, topology: Topology, lab_database: psycopg.Connection[Any], table: str
+) -> None:
+    if table == "absent":
+        lab_database.execute("DROP TABLE IF EXISTS collected")
+    run_id = airflow.trigger("collectors")
+    run = airflow.wait("collectors", run_id, within=90)
+    assert run["state"] == "success", airflow.states("collectors", run_id)
+    query = "SELECT collector, host FROM collected WHERE run_id = %s"
+    rows = lab_database.execute(query, [run_id]).fetchall()
+    assert sorted(collector for collector, _ in rows) == ["east", "north", "south", "west"]
+    assert {host for _, host in rows} <= {worker.name for worker in topology.with_role("worker")}

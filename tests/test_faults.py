@@ -1,0 +1,99 @@
+"""What happens when a part is stopped, halted or lost: each test proves the lab degraded, then whole again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from lab.client import Airflow, eventually
+from lab.topology import Topology
+from tests.machines import Guest, Machines
+
+pytestmark = pytest.mark.destructive
+PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")
+
+
+@contextmanager
+def visitors(airflow: Airflow) -> Iterator[list[str]]:
+    """Ask for pages through nginx, one after the other, and list what was answered."""
+    answers: list[str] = []
+    stop = threading.Event()
+
+    def visit() -> None:
+        while not stop.wait(0.05):
+            for path in PATHS:
+                try:
+                    answers.append(str(airflow.http.get(path).status_code))
+                except httpx.HTTPError as error:
+                    answers.append(repr(error))
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
+    unit = "airflow-api-server"
+    own = f"http://localhost:{airflow.http.base_url.port}"
+    assert own
+    with visitors(airflow) as answers:
+        eventually(lambda: _answers(answers, 20), within=30)
+        api_server.run(f"systemctl kill --kill-whom=all --signal={signal} {unit} && systemctl stop {unit}")
+        assert not api_server.host.service(unit).is_running
+        seen = len(answers)
+        eventually(lambda: _answers(answers, seen + 40), within=60)
+        api_server.run(f"systemctl start {unit}")
+        eventually(lambda: _serves(airflow, api_server), within=60)
+    assert set(answers) == {"200"}
+
+
+def _answers(answers: list[str], count: int) -> None:
+    assert len(answers) >= count
+
+
+def _serves(airflow: Airflow, guest: Guest) -> None:
+    served = {airflow.http.get("/api/v2/version").headers["X-Served-By"].split(":")[0] for _ in range(8)}
+    assert guest.machine.address in served
+
+
+def test_log_of_a_halted_worker_can_be_read(airflow: Airflow, machines: Machines, topology: Topology) -> None:
+    run_id = airflow.trigger("dist_example")
+    assert airflow.wait("dist_example", run_id, within=60)["state"] == "success"
+    task = next(task for task in airflow.tasks("dist_example", run_id) if task["queue"] == "queue_1")
+    machines.halt(task["hostname"])
+    try:
+        assert f"running on {task['hostname']}" in airflow.log(task)
+    finally:
+        machines.up(task["hostname"])
+    works(airflow)
+
+
+def test_worker_comes_back_after_it_was_destroyed(airflow: Airflow, machines: Machines) -> None:
+    machines.destroy("worker1")
+    assert machines.status()["worker1"] == "not_created"
+    machines.up("worker1")
+    works(airflow)
+
+
+def test_machine_that_was_halted_comes_back_with_its_services(airflow: Airflow, machines: Machines) -> None:
+    machines.halt("master2")
+    works(airflow)
+    machines.up("master2")
+    guest = machines.guest("master2")
+    assert guest.run("getent hosts broker").split()[0] == "192.168.56.10"
+    eventually(lambda: _serves(airflow, guest), within=90)
+
+
+def works(airflow: Airflow) -> None:
+    """Assert that both pinned tasks of dist_example find their worker."""
+    run_id = airflow.trigger("dist_example")
+    assert airflow.wait("dist_example", run_id, within=120)["state"] == "success"

@@ -1,0 +1,51 @@
+"""The machines: up, named, known to each other, and closed to whoever has no key."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from lab.topology import ROOT, Topology
+from tests.machines import Guest, Machines
+from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
+
+
+def test_vagrant_knows_the_machines_of_the_topology(machines: Machines, topology: Topology) -> None:
+    assert machines.status() == {machine.name: "running" for machine in topology.machines}
+
+
+def test_every_service_of_the_system_is_well(any_machine: Guest) -> None:
+    assert any_machine.run("systemctl --failed --plain --no-legend --no-pager") == ""
+    assert any_machine.run("systemctl is-system-running --wait") == "running"
+
+
+def test_machine_is_debian_13_with_python_3_13(any_machine: Guest) -> None:
+    assert any_machine.host.system_info.codename == "trixie"
+    assert any_machine.run("/opt/airflow/venv/bin/python --version").startswith("Python 3.13.")
+
+
+def test_machine_bears_its_name_and_address(any_machine: Guest, topology: Topology) -> None:
+    machine = any_machine.machine
+    assert any_machine.run("hostname") == machine.name
+    assert machine.address in any_machine.host.interface("eth0").addresses
+
+
+def test_machine_knows_every_other_by_name(any_machine: Guest, topology: Topology) -> None:
+    for name, address in topology.hosts.items():
+        assert any_machine.run("getent ahostsv4 %s", name).split()[0] == address
+
+
+def test_vagrants_public_key_is_not_accepted(any_machine: Guest) -> None:
+    keys = any_machine.run("cat /home/vagrant/.ssh/authorized_keys")
+    assert keys
+    assert "vagrant insecure public key" not in keys
+
+
+def test_another_checkout_is_told_who_has_the_network(checkout: Checkout) -> None:  # noqa: F811
+    assert f"the network 192.168.56.0/24 is in use: machines of {ROOT} are running on it" in checkout.refused("up")
+
+
+@pytest.mark.parametrize("command", ["status", "validate"])
+def test_vagrant_accepts_the_checkout(command: str) -> None:
+    subprocess.run(["vagrant", command], check=True, capture_output=True, cwd=ROOT)

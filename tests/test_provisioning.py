@@ -1,0 +1,52 @@
+"""Provisioning again changes nothing; more workers join while the others work, and are remembered."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from lab.client import Airflow
+from lab.topology import ROOT
+from tests.machines import Guest, Machines
+from tests.test_faults import works
+
+
+def started(guest: Guest) -> str:
+    """Return when each running service of a machine was started."""
+    units = "'airflow*' 'postgresql*' 'redis*' 'nginx*' ssh.service"
+    return guest.run(f"systemctl show --property Id,ActiveEnterTimestampMonotonic {units}")
+
+
+def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> None:
+    before = started(any_machine)
+    name = any_machine.machine.name
+    done = subprocess.run(["vagrant", "provision", name], check=True, capture_output=True, text=True, cwd=ROOT)
+    operations, success, error, unchanged = re.findall(r"Grand total +(\S+) +(\S+) +(\S+) +(\S+)", done.stdout)[0]
+    assert (success, error, unchanged) == ("-", "-", operations), done.stdout
+    assert started(any_machine) == before
+
+
+@pytest.mark.destructive
+def test_more_workers_join_and_are_remembered(airflow: Airflow, machines: Machines) -> None:
+    others = {name: started(machines.guest(name)) for name in ("broker", "master1", "worker1")}
+    machines.up(WORKERS="4")
+    try:
+        assert list(machines.status()) == ["broker", "master1", "master2", "worker1", "worker2", "worker3", "worker4"]
+        assert set(machines.status().values()) == {"running"}
+        assert json.loads((ROOT / ".lab/choices.json").read_text())["workers"] == 4
+        assert machines.guest("worker4").run("systemctl is-active airflow-worker") == "active"
+        assert others == {name: started(machines.guest(name)) for name in others}
+        works(airflow)
+        refused = subprocess.run(
+            ["vagrant", "up"], env={"PATH": "/usr/bin:/bin", "WORKERS": "2"}, capture_output=True, text=True, cwd=ROOT
+        )
+        assert refused.returncode != 0
+        assert "vagrant destroy -f worker3 worker4" in refused.stderr
+    finally:
+        for name in ("worker3", "worker4"):
+            machines.destroy(name)
+        machines.up(WORKERS="2")
+    works(airflow)

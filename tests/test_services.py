@@ -1,0 +1,175 @@
+"""The services of each role: installed, running, restarted for ever, on the right ports, and locked."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+import httpx
+import psycopg
+import pytest
+import redis
+from packaging.requirements import Requirement
+
+from lab.client import Airflow
+from lab.topology import ROOT, Machine, Topology
+from provision.roles import components
+from tests.machines import Guest, Machines
+
+DATABASE = "postgresql@17-main.service"
+UNITS = {"database": [DATABASE], "queue": ["redis-server.service"], "load_balancer": ["nginx.service"]}
+# Which port each role opens to the lab's network.
+LISTENING = {
+    "database": ["postgresql"],
+    "queue": ["redis"],
+    "load_balancer": ["load_balancer", "flower"],
+    "api_server": ["api_server"],
+    "triggerer": ["triggerer_log_server"],
+    "worker": ["worker_log_server"],
+}
+# What every machine has open: sshd.
+SSH = 22
+
+
+def units(machine: Machine) -> list[str]:
+    return components.units(machine) + [unit for role in machine.roles for unit in UNITS.get(role, [])]
+
+
+def test_services_are_enabled_and_running(any_machine: Guest) -> None:
+    for unit in units(any_machine.machine):
+        service = any_machine.host.service(unit.removesuffix(".service"))
+        assert service.is_running, unit
+        # An instance of postgresql@ is started by postgresql.service's generator.
+        assert service.is_enabled or unit == DATABASE, unit
+
+
+def test_airflow_services_restart_for_ever(any_machine: Guest) -> None:
+    for unit in components.units(any_machine.machine):
+        shown = any_machine.run("systemctl show --property Restart,StartLimitIntervalUSec --value %s", unit).split()
+        assert shown == ["always", "0"], unit
+
+
+def test_only_what_the_roles_open_listens(any_machine: Guest, topology: Topology) -> None:
+    expected = {topology.ports[port] for role in any_machine.machine.roles for port in LISTENING.get(role, [])} | {SSH}
+    lines = any_machine.run("ss --tcp --listening --numeric --no-header").splitlines()
+    addresses = [line.split()[3] for line in lines]
+    # 127.0.0.11 is Docker's own resolver.
+    public = {int(a.rpartition(":")[2]) for a in addresses if not re.match(r"127\.|\[::1\]", a)}
+    assert public == expected
+
+
+def test_airflow_cfg_is_the_same_file_everywhere(machines: Machines, topology: Topology) -> None:
+    paths = ("/opt/airflow/airflow.cfg", "/var/lib/airflow-lab/environment")
+    for path in paths:
+        digests = {m.name: machines.guest(m.name).host.file(path).sha256sum for m in topology.machines}
+        assert len(set(digests.values())) == 1, digests
+
+
+def test_installed_packages_are_those_of_the_lock(any_machine: Guest) -> None:
+    lines = re.findall(r"^([a-z0-9].*?)(?: \\)?$", (ROOT / "config/requirements.lock").read_text(), re.MULTILINE)
+    environment = {"python_full_version": "3.13.5", "python_version": "3.13", "implementation_name": "cpython"}
+    environment |= {"platform_python_implementation": "CPython", "sys_platform": "linux"}
+    wanted = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate(environment)]
+    locked = sorted(f"{requirement.name}{requirement.specifier}" for requirement in wanted)
+    frozen = any_machine.run("/opt/pyinfra/bin/uv pip freeze --quiet --python /opt/airflow/venv/bin/python")
+    assert sorted(frozen.splitlines()) == locked
+
+
+def test_secrets_are_in_no_file_that_everyone_reads(any_machine: Guest, secret: dict[str, str]) -> None:
+    values = "\n".join(secret.values())
+    any_machine.host.run("umask 077; printf %%s %s > /root/secrets", values)
+    command = (
+        "find /etc /home /opt/airflow /root /run /srv /tmp /usr/local /var -xdev -type f -perm -o=r "
+        "-exec grep --files-with-matches --fixed-strings --file /root/secrets {} +; rm /root/secrets"
+    )
+    assert any_machine.host.run(command).stdout == ""
+
+
+def test_secrets_are_in_no_process_arguments(any_machine: Guest, secret: dict[str, str]) -> None:
+    arguments = any_machine.run("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; true")
+    assert "airflow" in arguments
+    assert not [name for name, value in secret.items() if value in arguments]
+
+
+@pytest.mark.parametrize("name", ["jwt_secret", "fernet_key", "airflow_admin_password", "flower_password"])
+def test_worker_is_not_given_what_it_does_not_need(worker: Guest, secret: dict[str, str], name: str) -> None:
+    command = "grep --recursive --files-with-matches --fixed-strings -e %s"
+    folders = "/etc /home /opt/airflow/secrets /root /run /tmp /var"
+    assert worker.host.run(f"{command} {folders}", secret[name]).stdout == ""
+
+
+def test_secrets_of_the_checkout_are_for_its_owner_only() -> None:
+    state = ROOT / ".lab"
+    assert (state / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert [f for f in (state / "machines").iterdir() if f.stat().st_mode & 0o777 != 0o600] == []
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "name"),
+    [
+        ("airflow", "wrong", "airflow"),
+        ("airflow", "", "airflow"),
+        ("postgres", "", "postgres"),
+        ("postgres", "", "airflow"),
+    ],
+)
+def test_postgresql_refuses_other_roles_and_passwords(database: Guest, user: str, password: str, name: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"password|no pg_hba\.conf entry"):
+        psycopg.connect(host=database.machine.address, user=user, password=password, dbname=name)
+
+
+def test_postgresql_refuses_databases_that_are_not_the_labs(database: Guest, secret: dict[str, str]) -> None:
+    password = secret["postgresql_password"]
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+        psycopg.connect(host=database.machine.address, user="airflow", password=password, dbname="postgres")
+
+
+def test_postgresql_refuses_what_is_not_on_the_labs_network(database: Guest) -> None:
+    answer = database.host.run("su postgres -c 'psql --host 127.0.0.1 --user airflow airflow'")
+    assert 'no pg_hba.conf entry for host "127.0.0.1"' in answer.stderr
+
+
+def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
+    query = "SELECT rolname, left(rolpassword, 13) FROM pg_authid WHERE rolpassword IS NOT NULL"
+    shell = "cd / && setpriv --reuid=postgres --regid=postgres --init-groups psql --tuples-only --no-align --command %s"
+    assert database.run(shell, query) == "airflow|SCRAM-SHA-256"
+
+
+def test_redis_refuses_who_has_no_password(queue: Guest, topology: Topology) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(queue.machine.address, topology.ports["redis"]).ping()
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(queue.machine.address, topology.ports["redis"], password="wrong").ping()  # noqa: S106
+
+
+def test_redis_accepts_the_labs_password(queue: Guest, topology: Topology, secret: dict[str, str]) -> None:
+    assert redis.Redis(queue.machine.address, topology.ports["redis"], password=secret["redis_password"]).ping()
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthcheck", "/api/workers"])
+def test_flower_answers_only_with_its_password(topology: Topology, secret: dict[str, str], path: str) -> None:
+    url = f"http://localhost:{topology.forwarded_ports['flower']}{path}"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, auth=("admin", "wrong")).status_code == 401
+    assert httpx.get(url, auth=("admin", secret["flower_password"]), timeout=30).status_code == 200
+
+
+def test_airflow_answers_only_who_has_logged_in(topology: Topology) -> None:
+    url = f"http://localhost:{topology.forwarded_ports['load_balancer']}"
+    assert httpx.get(f"{url}/api/v2/dags").status_code == 401
+    answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"})
+    assert answer.status_code == 401
+
+
+def test_forwarded_ports_are_on_loopback_only(topology: Topology) -> None:
+    gateway = topology.network.rsplit(".", 1)[0] + ".1"
+    for port in topology.forwarded_ports.values():
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((gateway, port), timeout=5)
+
+
+def test_connections_and_variables_are_imported(airflow: Airflow) -> None:
+    connection = airflow.get("connections/lab_database")
+    assert (connection["conn_type"], connection["schema"], connection["login"]) == ("postgres", "lab", "airflow")
+    assert airflow.get("variables/stocks")["value"]

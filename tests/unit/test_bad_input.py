@@ -1,0 +1,204 @@
+"""What is wrong is said before any machine is touched: the value, the place, what is allowed, and the cure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.topology import ROOT
+
+Change = Callable[[dict[str, Any]], object]
+
+
+class Checkout:
+    """A copy of what Vagrant reads, to break."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("config", "dags", "lab", "provision"):
+            shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "Vagrantfile", root)
+
+    def change(self, change: Change) -> None:
+        path = self.root / "config" / "lab.json"
+        lab = json.loads(path.read_text())
+        change(lab)
+        path.write_text(json.dumps(lab))
+
+    def refused(self, command: str, **environment: str) -> str:
+        """Return what Vagrant says; AssertionError unless it fails, having touched nothing."""
+        done = subprocess.run(
+            ["vagrant", command],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            cwd=self.root,
+            timeout=60,
+        )
+        assert done.returncode != 0, done.stdout
+        assert "Bringing machine" not in done.stdout
+        assert not (self.root / ".lab" / "secrets.json").exists()
+        assert done.stderr.startswith("airflow-lab: "), done.stderr
+        return done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+@pytest.fixture
+def elsewhere(checkout: Checkout) -> Checkout:
+    """A checkout with a network of its own: the real lab may be up."""
+    move(checkout, "192.168.57")
+    return checkout
+
+
+def move(checkout: Checkout, prefix: str) -> None:
+    path = checkout.root / "config" / "lab.json"
+    path.write_text(path.read_text().replace("192.168.56", prefix))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("BROKER", "kafka", "redis, rabbitmq"),
+        ("PROVIDER", "hyperv", "docker"),
+        ("WORKERS", "0", "1 or more"),
+        ("WORKERS", "99", "1 to 4"),
+        ("WORKERS", "two", "of type integer"),
+    ],
+)
+def test_unknown_choice_is_refused(checkout: Checkout, variable: str, value: str, allowed: str) -> None:
+    message = checkout.refused("status", **{variable: value})
+    assert message.startswith(f"airflow-lab: {variable}: ")
+    assert value in message
+    assert allowed in message
+
+
+def set_machine(name: str, **entries: Any) -> Change:
+    return lambda lab: lab["machines"][name].update(entries)
+
+
+MISTAKES: dict[str, tuple[Change, str]] = {
+    "role unknown": (
+        set_machine("master1", roles=["webserver"]),
+        'machines.master1.roles[0]: "webserver" is not allowed; allowed: database, queue, load_balancer',
+    ),
+    "two machines with one address": (
+        set_machine("master2", address="192.168.56.11"),
+        "machines.master2.address: 192.168.56.11 is already master1's",
+    ),
+    "the host's address": (
+        set_machine("master2", address="192.168.56.1"),
+        "machines.master2.address: 192.168.56.1 is already the host's",
+    ),
+    "address outside the network": (
+        set_machine("worker1", address="10.0.0.1"),
+        "machines.worker1.address: 10.0.0.1 is outside the lab's network 192.168.56.0/24",
+    ),
+    "address that is none": (
+        set_machine("worker1", address="192.168.56.300"),
+        "machines.worker1.address: 192.168.56.300 is no IPv4 address",
+    ),
+    "no master": (
+        lambda lab: [lab["machines"].pop(name) for name in ("master1", "master2")],
+        "no machine has the role api_server, scheduler, dag_processor, triggerer",
+    ),
+    "no worker": (
+        lambda lab: [lab["machines"].pop(f"worker{n}") for n in (1, 2, 3, 4)],
+        "workers: 2 is not allowed; allowed: 1 to 0",
+    ),
+    "queues on a master": (set_machine("master1", queues=["default"]), "machines.master1: a machine has queues if"),
+    "a port that is none": (
+        lambda lab: lab["ports"].update(redis=70000),
+        "ports.redis: 70000 is not allowed; allowed: 1 to 65535",
+    ),
+    "a key misspelt": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: postgresql,"),
+    "a key missing": (lambda lab: lab["timings"].pop("queued_timeout"), "timings: queued_timeout missing"),
+    "a number as text": (lambda lab: lab.update(parallelism="16"), 'parallelism: "16" is not of type integer'),
+    "a name that no host can have": (
+        lambda lab: lab["machines"].update(Work_er=lab["machines"]["worker1"]),
+        'the name "Work_er" does not fit',
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_in_lab_json_is_named(checkout: Checkout, mistake: str) -> None:
+    change, message = MISTAKES[mistake]
+    checkout.change(change)
+    said = checkout.refused("status")
+    assert "config/lab.json: " in said
+    assert message in said
+
+
+def test_lab_json_that_is_not_json_is_named(checkout: Checkout) -> None:
+    (checkout.root / "config/lab.json").write_text('{"broker": redis}')
+    assert "config/lab.json is not JSON" in checkout.refused("status")
+
+
+def test_forwarded_port_that_is_taken_is_named(elsewhere: Checkout) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        elsewhere.change(lambda lab: lab["forwarded_ports"].update(load_balancer=port))
+        message = elsewhere.refused("up")
+    assert f"forwarded_ports.load_balancer: port {port} of 127.0.0.1 cannot be had" in message
+    assert f"ss -ltnp 'sport = :{port}'" in message
+
+
+def free_ports(checkout: Checkout) -> None:
+    """Forward to ports that nothing has: the real lab may have the usual ones."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {"load_balancer": one.getsockname()[1], "flower": other.getsockname()[1]}
+    checkout.change(lambda lab: lab["forwarded_ports"].update(ports))
+
+
+def test_too_little_memory_is_named(elsewhere: Checkout) -> None:
+    free_ports(elsewhere)
+    elsewhere.change(set_machine("broker", memory_mb=10**9))
+    message = elsewhere.refused("up")
+    assert "too little memory: broker, master1, master2, worker1, worker2 need 1000004096 MiB" in message
+    assert "MiB are available" in message
+
+
+def test_too_little_disk_is_named(elsewhere: Checkout) -> None:
+    free_ports(elsewhere)
+    elsewhere.change(lambda lab: lab.update(disk_mb=10**9))
+    assert "too little disk: a new lab needs 1000000000 MiB" in elsewhere.refused("up")
+
+
+def test_network_that_docker_uses_is_named(checkout: Checkout) -> None:
+    free_ports(checkout)
+    shown = subprocess.run(
+        ["docker", "network", "inspect", "bridge"], check=True, capture_output=True, text=True
+    ).stdout
+    subnet = json.loads(shown)[0]["IPAM"]["Config"][0]["Subnet"]
+    move(checkout, ".".join(subnet.split(".")[:3]))
+    assert "is in use by Docker's network bridge" in checkout.refused("up")
+
+
+def test_network_that_the_host_uses_is_named(checkout: Checkout) -> None:
+    free_ports(checkout)
+    subprocess.run(["docker", "version"], check=True, capture_output=True)
+    move(checkout, "127.0.0")
+    assert "is in use on this host: lo has 127.0.0.1" in checkout.refused("up")
+
+
+def test_absence_of_an_engine_is_named(elsewhere: Checkout) -> None:
+    message = elsewhere.refused("up", DOCKER_HOST="unix:///nonexistent.sock")
+    assert "no Docker engine" in message
+    assert "make up" in message
+
+
+def test_dag_that_airflow_could_not_read_is_named(elsewhere: Checkout) -> None:
+    (elsewhere.root / "dags" / "private.py").touch(mode=0o600)
+    assert "private.py (mode 0600): `chmod -R o+rX dags`" in elsewhere.refused("up")

@@ -1,0 +1,197 @@
+"""Every template renders, for every machine and every broker, to a file that its reader understands."""
+
+from __future__ import annotations
+
+import configparser
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from lab.topology import ROOT, Topology
+from provision import operations
+from provision.operations import Context
+from provision.roles import airflow, base, components, database, load_balancer, queue
+
+LAB = json.loads((ROOT / "config/lab.json").read_text())
+BROKERS = ("redis", "rabbitmq")
+SECRETS = {
+    name: f"the-{name}"
+    for name in (
+        "postgresql_password", "redis_password", "rabbitmq_password", "airflow_admin_password",
+        "flower_password", "fernet_key", "api_secret_key", "jwt_secret",
+    )
+}  # fmt: skip
+ROLES = {
+    base: None,
+    airflow: None,
+    database: "database",
+    queue: "queue",
+    load_balancer: "load_balancer",
+    components: None,
+}
+
+
+def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the files that provisioning would write on a machine, by path: pyinfra's operations are listened to."""
+    topology = Topology.from_document(LAB | {"broker": broker})
+    context = Context(lab=topology, name=name, secrets=SECRETS, certificates={})
+    written: dict[str, str] = {}
+    jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as pyinfra has it
+    own = {"name", "src", "dest", "user", "group", "mode"}
+
+    def template(src: str, dest: str, **words: Any) -> MagicMock:
+        variables = {key: value for key, value in words.items() if key not in own}
+        written[dest] = jinja.from_string(Path(src).read_text()).render(**variables)
+        return MagicMock()
+
+    def put(src: Any, dest: str, **words: Any) -> MagicMock:
+        written[dest] = src.read()
+        return MagicMock()
+
+    files = MagicMock(template=template, put=put)
+    for module in (operations, *ROLES):
+        for library in ("files", "server", "systemd", "postgres"):
+            if hasattr(module, library):
+                patch.setattr(module, library, files if library == "files" else MagicMock())
+    for module, role in ROLES.items():
+        if role is None or context.has(role):
+            module.configure(context)
+    return written
+
+
+@pytest.fixture(params=itertools.product(BROKERS, ("broker", "master1", "master2", "worker1", "worker2")), ids="-".join)
+def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    broker, name = request.param
+    return rendered(broker, name, monkeypatch)
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def cfg(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    return parser
+
+
+def test_every_file_renders_and_says_who_manages_it(written: dict[str, str]) -> None:
+    for path, text in written.items():
+        assert text.strip(), path
+        assert "{{" not in text, path
+        if Path(path).suffix in {".cfg", ".conf", ".service", ".env"}:
+            assert "# Managed by provision/roles/" in text.splitlines()[0], path
+
+
+def test_units_run_a_command_and_restart_for_ever(written: dict[str, str]) -> None:
+    units = {path: cfg(text) for path, text in written.items() if path.endswith(".service") and "database" not in path}
+    assert units
+    for unit in units.values():
+        assert unit["Service"]["ExecStart"].startswith("/opt/airflow/venv/bin/airflow ")
+        assert unit["Service"]["Restart"] == "always"
+        assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+def test_airflow_cfg_is_one_file_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [machine.name for machine in Topology.from_document(LAB).machines]
+    text, *others = {rendered(broker, name, monkeypatch)["/opt/airflow/airflow.cfg"] for name in names}
+    assert not others
+    assert not [value for value in SECRETS.values() if value in text]
+
+
+def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.configuration import conf
+    from airflow.providers_manager import ProvidersManager
+
+    ProvidersManager().initialize_providers_configuration()
+    known = conf.configuration_description
+    free = {"celery_broker_transport_options"}  # handed to kombu as they are
+    config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
+    for section in set(config.sections()) - free:
+        for option in config[section]:
+            assert option.removesuffix("_cmd") in known[section]["options"], f"[{section}] {option}"
+            if option.endswith("_cmd"):
+                assert (section, option.removesuffix("_cmd")) in conf.sensitive_config_values
+
+
+def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
+    timeout = config.getint("scheduler", "task_instance_heartbeat_timeout")
+    assert timeout >= 4 * config.getint("workers", "min_heartbeat_interval")
+    assert timeout >= 15  # one call that is tried again takes 10 s
+    celery = json.loads(config["celery"]["extra_celery_config"])
+    assert celery["broker_connection_max_retries"] is None
+    assert ("task_default_queue_type" in celery) == (broker == "rabbitmq")
+
+
+def test_broker_url_is_the_chosen_brokers(broker: str) -> None:
+    topology = Topology.from_document(LAB | {"broker": broker})
+    url = airflow.secret_options(topology, SECRETS)["broker_url"]
+    assert (
+        url
+        == {
+            "redis": "redis://:the-redis_password@broker:6379/0",
+            "rabbitmq": "amqp://airflow:the-rabbitmq_password@broker:5672/airflow",
+        }[broker]
+    )
+
+
+def test_machine_without_a_secret_has_no_option_made_of_it() -> None:
+    options = airflow.secret_options(Topology.from_document(LAB), {"redis_password": "x"})
+    assert list(options) == ["broker_url"]
+
+
+def test_database_urls_are_accepted_by_their_drivers() -> None:
+    from sqlalchemy import make_url
+    from sqlalchemy.dialects.postgresql import asyncpg, psycopg2
+
+    options = airflow.secret_options(Topology.from_document(LAB), SECRETS)
+    _, words = psycopg2.dialect().create_connect_args(make_url(options["sql_alchemy_conn"]))
+    assert (words["host"], words["port"], words["dbname"]) == ("broker", "5432", "airflow")
+    _, words = asyncpg.dialect().create_connect_args(make_url(options["sql_alchemy_conn_async"]))
+    assert set(words) <= {"host", "port", "user", "password", "database", "target_session_attrs"}
+
+
+def test_only_the_machine_with_the_database_writes_the_connections(written: dict[str, str]) -> None:
+    text = written.get("/opt/airflow/connections.yml")
+    assert (text is not None) == ("/etc/postgresql/17/main/pg_hba.conf" in written)
+    if text:
+        connection = yaml.safe_load(text)["lab_database"]
+        assert (connection["host"], connection["password"]) == ("broker", "the-postgresql_password")
+
+
+def test_nginx_knows_both_api_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = rendered("redis", "broker", monkeypatch)["/etc/nginx/conf.d/airflow.conf"]
+    assert "server master1:8080 " in text
+    assert "server master2:8080 " in text
+
+
+def test_rabbitmq_declares_the_lab_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = rendered("rabbitmq", "broker", monkeypatch)
+    definitions = json.loads(files["/etc/rabbitmq/definitions.json"])
+    assert [user["name"] for user in definitions["users"]] == ["airflow"]
+    assert definitions["vhosts"] == [{"name": "airflow", "default_queue_type": "quorum"}]
+    assert "/etc/redis/redis.conf" not in files
+
+
+def test_passwords_are_hashed_as_their_readers_expect() -> None:
+    # The example of RabbitMQ's own documentation has the salt 908D C60A and the password test12.
+    import base64
+    import hashlib
+
+    stored = base64.b64decode(queue.password_hash("test12"))
+    assert stored[4:] == hashlib.sha256(stored[:4] + b"test12").digest()
+    stored = base64.b64decode(load_balancer.ssha("test12"))
+    assert stored[:20] == hashlib.sha1(b"test12" + stored[20:], usedforsecurity=False).digest()
+
+
+@pytest.fixture(autouse=True)
+def airflow_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
