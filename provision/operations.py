@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyinfra import host
 from pyinfra.api import FactBase
@@ -85,7 +86,7 @@ def digest(*texts: str) -> str:
 
 
 def template(
-    src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", **variables: object
+    src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", **variables: Any
 ) -> str:
     """Render a template to `dest` and return `dest`."""
     files.template(name=f"Render {dest}", src=str(src), dest=dest, user=user, group=group, mode=mode, **variables)

@@ -98,5 +98,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed and (guest := getattr(item, "guest", None)):
-        log = guest.host.run("systemctl --failed --no-pager; journalctl --no-pager --lines 40 --output short")
+        units = "-u 'airflow*' -u 'postgresql*' -u 'redis*' -u 'rabbitmq*' -u nginx"
+        log = guest.host.run(f"systemctl --failed --no-pager; journalctl --no-pager --lines 40 {units}")
         report.sections.append((f"journal of {guest.machine.name}", log.stdout + log.stderr))

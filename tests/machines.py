@@ -21,10 +21,16 @@ class Guest:
 
     machine: Machine
     host: Host
+    ssh_config: Path
 
     def run(self, command: str, *words: str) -> str:
         """Return what a command prints, root running it; AssertionError if it fails."""
         return self.host.check_output(command, *words)
+
+    def run_script(self, script: str) -> str:
+        """Return what a script prints that comes on standard input: arguments are seen and logged."""
+        command = ["ssh", "-F", str(self.ssh_config), self.machine.name, "sudo", "sh", "-s"]
+        return subprocess.run(command, input=script, capture_output=True, text=True, check=True).stdout
 
 
 class Machines:
@@ -73,4 +79,4 @@ class Machines:
 
     def guest(self, name: str) -> Guest:
         host = testinfra.get_host(f"ssh://{name}?ssh_config={self.folder}/ssh-config&sudo=true&timeout=10")
-        return Guest(Topology.load(self.root)[name], host)
+        return Guest(Topology.load(self.root)[name], host, self.folder / "ssh-config")

@@ -25,7 +25,7 @@ systemctl mask --quiet systemd-udevd.service systemd-udev-trigger.service system
 cp /root/machine.json /tmp/machine.json
 sh /vagrant/provision/bootstrap.sh /tmp/machine.json
 # A machine enables the services of its own roles.
-systemctl disable --quiet postgresql redis-server rabbitmq-server epmd.socket nginx
+systemctl disable --quiet postgresql redis-server rabbitmq-server epmd.service epmd.socket nginx
 # A machine makes its own host keys and identity, and is given a document of its own.
 install -d /etc/systemd/system/ssh.service.d
 printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' >/etc/systemd/system/ssh.service.d/host-keys.conf
