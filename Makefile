@@ -31,9 +31,10 @@ lint: .venv/installed ## style and types
 	@$(BIN)/check-jsonschema --check-metaschema config/lab.schema.json
 	@$(BIN)/check-jsonschema --schemafile config/lab.schema.json config/lab.json
 
-format: .venv/installed ## rewrites the Python files
+format: .venv/installed ## rewrites the Python files, and the README's table
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/python -m lab.readme
 
 lock: .venv/installed ## the newest packages that requirements.in allows; `vagrant provision` brings them to the machines
 	@$(LOCK) --upgrade --python-version 3.11 config/requirements.in --output-file config/requirements.lock

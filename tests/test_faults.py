@@ -43,8 +43,6 @@ def visitors(airflow: Airflow) -> Iterator[list[str]]:
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
     unit = "airflow-api-server"
-    own = f"http://localhost:{airflow.http.base_url.port}"
-    assert own
     with visitors(airflow) as answers:
         eventually(lambda: _answers(answers, 20), within=30)
         api_server.run(f"systemctl kill --kill-whom=all --signal={signal} {unit} && systemctl stop {unit}")

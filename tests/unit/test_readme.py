@@ -1,0 +1,31 @@
+"""The README is true where it can be computed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from lab.readme import as_shipped, written
+from lab.topology import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_table_of_machines_is_current() -> None:
+    assert written(README, as_shipped()) == README, "run: make format"
+
+
+def test_table_of_machines_follows_the_topology() -> None:
+    lab = as_shipped()
+    moved = replace(lab, machines=(replace(lab.machines[0], address="192.168.56.99"), *lab.machines[1:]))
+    assert "| broker | 192.168.56.99 |" in written(README, moved)
+
+
+def test_make_targets_that_it_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
+
+
+def test_files_that_it_names_exist() -> None:
+    for path in re.findall(r"`((?:config|dags|provision|lab|tests)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
