@@ -11,7 +11,7 @@ export SSL_CERT_FILE ?= $(CA)
 endif
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: up test unit lint format lock clean host
+.PHONY: up test unit lint format lock figures clean host
 
 up: host ## the lab, from nothing
 	@$(LAB) vagrant up
@@ -40,6 +40,9 @@ lock: .venv/installed ## the newest packages that requirements.in allows; `vagra
 	@$(LOCK) --upgrade --python-version 3.11 config/requirements.in --output-file config/requirements.lock
 	@$(LOCK) --python-version 3.13 provision/requirements.in --output-file provision/requirements.lock
 	@$(LOCK) --python-version 3.11 --constraint config/requirements.lock tests/requirements.in --output-file tests/requirements.lock
+
+figures: up .venv/installed ## measures what the README says of time and memory
+	@$(LAB) $(BIN)/python -m lab.figures
 
 clean: ## the machines, the images, the secrets and the Python environment
 	@$(LAB) sh provision/host/clean.sh

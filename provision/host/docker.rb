@@ -14,7 +14,8 @@ class Docker
   PULLED = "debian:trixie-slim".freeze # the base image where `make up` has not made one
   CHECKOUT = "airflow-lab.checkout".freeze
   MACHINE = "airflow-lab.machine".freeze
-  INPUTS = %w[provision lab config/requirements.lock].freeze
+  RECIPE = "provision/host/image.sh".freeze
+  INPUTS = %w[provision/**/* lab/topology.py config/requirements.lock].freeze
   HEALTHY_WITHIN = 240 # seconds
 
   def initialize(lab)
@@ -24,10 +25,9 @@ class Docker
   # The image is named after what it is made from.
   def image
     @image ||= begin
-      files = INPUTS.flat_map { |path| [path, *Dir[File.join(path, "**/*"), base: @lab.root].map { |f| File.join("", f).delete_prefix("/") }] }
-      files = files.select { |path| File.file?(File.join(@lab.root, path)) && !path.include?("__pycache__") && !path.start_with?("provision/host/") }
-      digest = files.sort.map { |path| path + Digest::SHA256.file(File.join(@lab.root, path)).hexdigest }
-      "airflow-lab/machine:#{Digest::SHA256.hexdigest(digest.join)[0, 12]}"
+      files = Dir[*INPUTS, base: @lab.root].reject { |path| path.start_with?("provision/host/") && path != RECIPE }
+      files = files.map { |path| File.join(@lab.root, path) }.select { |path| File.file?(path) && !path.include?("__pycache__") }
+      "airflow-lab/machine:#{Digest::SHA256.hexdigest(files.sort.map { |path| Digest::SHA256.file(path).hexdigest }.join)[0, 12]}"
     end
   end
 
@@ -195,7 +195,7 @@ class Docker
     volumes[Vagrant.source_root.join("keys/vagrant.pub").to_s] = "/root/vagrant.pub"
     mounts = volumes.flat_map { |here, there| ["--volume", "#{here}:#{there}:ro"] }
     environment = ENV.slice(*Lab::ENVIRONMENT).keys.flat_map { |key| ["--env", key] }
-    follow("docker", "run", "--name", name, *mounts, *environment, base, "sh", "/vagrant/provision/host/image.sh")
+    follow("docker", "run", "--name", name, *mounts, *environment, base, "sh", "/vagrant/#{RECIPE}")
     docker("commit", "--change", 'CMD ["/sbin/init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]', name, image)
     say "machine image: ready"
   ensure
