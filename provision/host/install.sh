@@ -55,7 +55,7 @@ if ! engine; then
 fi
 
 if ! docker version >/dev/null 2>&1 && ! id -nG "$(id -un)" | grep -qw docker; then
-  say "adding $(id -un) to the group docker"
+  say "adding $(id -un) to the group docker: log in anew (or: newgrp docker) before you call vagrant yourself"
   root usermod --append --groups docker "$(id -un)"
 fi
 
