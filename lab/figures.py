@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import time
@@ -13,9 +14,21 @@ RUNS = 3
 PSS = "sudo sh -c 'cat /proc/[0-9]*/smaps_rollup 2>/dev/null' | awk '/^Pss:/ {sum += $2} END {print sum}'"
 
 
-def vagrant(*words: str) -> str:
+UNITS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server"}
+
+
+def vagrant(*words: str, **environment: str) -> str:
     """Run Vagrant and return what it prints; CalledProcessError if it fails."""
-    return subprocess.run(["vagrant", *words], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    env = os.environ | environment
+    return subprocess.run(["vagrant", *words], check=True, capture_output=True, text=True, cwd=ROOT, env=env).stdout
+
+
+def run(dag_id: str, **conf: int) -> float:
+    """Return the seconds that a run of a DAG takes, as Airflow has it."""
+    airflow = Airflow.of_this_checkout()
+    ended = airflow.wait(dag_id, airflow.trigger(dag_id, **conf), within=300)
+    assert ended["state"] == "success"
+    return ended["duration"]
 
 
 def up_to_first_dag_run() -> tuple[float, float]:
@@ -24,9 +37,7 @@ def up_to_first_dag_run() -> tuple[float, float]:
     start = time.monotonic()
     vagrant("up")
     up = time.monotonic() - start
-    airflow = Airflow.of_this_checkout()
-    run_id = airflow.trigger("dist_example")
-    assert airflow.wait("dist_example", run_id, within=120)["state"] == "success"
+    run("dist_example")
     return up, time.monotonic() - start
 
 
@@ -35,6 +46,23 @@ def provision_again() -> float:
     start = time.monotonic()
     vagrant("provision")
     return (time.monotonic() - start) / len(Topology.load().machines)
+
+
+def move(broker: str) -> float:
+    """Return the seconds from the command that moves an idle lab to `broker` to the first DAG run there."""
+    start = time.monotonic()
+    vagrant("provision", BROKER=broker)
+    run("dist_example")
+    return time.monotonic() - start
+
+
+def death(broker: str) -> float:
+    """Return the seconds from the death of the broker's service to the first DAG run after it."""
+    name = Topology.load().with_role("queue")[0].name
+    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {UNITS[broker]}")
+    start = time.monotonic()
+    run("dist_example")
+    return time.monotonic() - start
 
 
 def memory() -> float:
@@ -55,3 +83,13 @@ if __name__ == "__main__":
     print(f"vagrant provision, nothing to do, s a machine:          {median([provision_again() for _ in range(RUNS)])}")
     time.sleep(60)
     print(f"five machines idle, GiB:                                {median([memory() for _ in range(RUNS)])}")
+    moves: dict[str, list[float]] = {broker: [] for broker in UNITS}
+    for broker in ["rabbitmq", "redis"] * RUNS:
+        moves[broker].append(move(broker))
+    for broker in ("redis", "rabbitmq"):
+        print(f"to {broker}, idle, to the first DAG run there, s:  {median(moves[broker])}")
+    for broker in ("redis", "rabbitmq"):
+        move(broker)
+        print(f"{broker} killed, to the first DAG run, s:  {median([death(broker) for _ in range(RUNS)])}")
+        print(f"{broker}, 100 empty tasks, s:  {median([run('ledger', tasks=100, seconds=0) for _ in range(5)])}")
+    move("redis")

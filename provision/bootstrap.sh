@@ -1,21 +1,22 @@
 #!/bin/sh
-# bootstrap.sh MACHINE_JSON   turns a bare Debian machine into its roles; runs inside it, as root, as often as wanted
+# bootstrap.sh <MACHINE_JSON   turns a bare Debian machine into its roles; runs inside it, as root, as often as wanted
 #
-# Takes the document over to where only root reads it, trusts the host's certificates, makes pyinfra's
-# environment, and hands over to deploy.py.
+# Keeps the document where only root reads it, trusts the host's certificates, makes pyinfra's environment, and
+# hands over to deploy.py.
 set -eu
 export DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 here=/vagrant/provision
 document=/etc/airflow-lab/machine.json
+venv=/opt/pyinfra
 
-if ! python3 -c 'import ensurepip' 2>/dev/null || ! command -v update-ca-certificates >/dev/null; then
+install -d -m 0700 /etc/airflow-lab
+(umask 077 && cat >"$document.part")
+mv "$document.part" "$document"
+
+if [ ! -x "$venv/bin/python" ]; then
   apt-get update -q
   apt-get install -q -y --no-install-recommends python3 python3-venv ca-certificates
 fi
-
-install -d -m 0700 /etc/airflow-lab
-install -m 0600 "$1" "$document"
-rm -f "$1"
 
 eval "$(python3 - "$document" <<'PYTHON'
 import json, pathlib, shlex, sys
@@ -33,7 +34,6 @@ PYTHON
 [ -z "${certificates-}" ] || update-ca-certificates >/dev/null
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 
-venv=/opt/pyinfra
 if ! cmp -s "$here/requirements.lock" "$venv/requirements.lock"; then
   echo "step: Install pyinfra"
   python3 -m venv --clear "$venv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import FactBase
 from pyinfra.facts.server import Command
-from pyinfra.operations import files, server, systemd
+from pyinfra.operations import files, server
 
 from lab.topology import Machine, Topology
 
@@ -38,7 +39,7 @@ class Context:
 
 
 class Outdated(FactBase[bool]):
-    """Whether a unit is not running, or was started before any of `paths` was last written.
+    """Whether a unit is not enabled, not running, or was started before any of `paths` was last written.
 
     Asking the file's time, and not whether this run wrote it, also mends a run that was cut short between
     writing a file and restarting what reads it.
@@ -47,10 +48,12 @@ class Outdated(FactBase[bool]):
     def command(self, unit: str, paths: Iterable[str] = ()) -> str:
         show = f"systemctl show --timestamp=us+utc --value {unit} --property"
         words = " ".join(map(shlex.quote, paths))
-        newer = (
-            f'[ -n "$(find {words} -newermt "$({show} InactiveExitTimestamp)" -print -quit)" ]' if words else "false"
+        start = f'"$({show} InactiveExitTimestamp)"'
+        newer = f'[ -n "$(find {words} -newermt {start} -print -quit)" ]' if words else "false"
+        return (
+            f"case $({show} UnitFileState):$({show} ActiveState) in "
+            f"enabled*:active | enabled*:activating | enabled*:reloading) ! {newer} || echo yes;; *) echo yes;; esac"
         )
-        return f"case $({show} ActiveState) in active|activating|reloading) ! {newer} || echo yes;; *) echo yes;; esac"
 
     def process(self, output: Iterable[str]) -> bool:
         return "yes" in list(output)
@@ -62,12 +65,34 @@ def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True) -> None:
     Without `wait` the unit may take as long as it likes: it has something on another machine to wait for.
     """
     paths = [*reads]
-    systemd.service(name=f"Enable {unit}", service=unit, enabled=True, running=None)
+    systemctl = f"systemctl enable --quiet {unit} && systemctl restart {'' if wait else '--no-block '}{unit}"
     server.shell(
         name=f"Start {unit}, or restart it if its files are newer",
-        commands=[f"systemctl daemon-reload && systemctl restart {'' if wait else '--no-block '}{unit}"],
+        commands=[f"systemctl daemon-reload && {systemctl}"],
         _if=lambda: host.get_fact(Outdated, unit=unit, paths=paths),
     )
+
+
+def keep(unit: str, *, leave: str) -> None:
+    """Call off `leave`, which was about to end `unit`: it is wanted again."""
+    server.shell(
+        name=f"Keep {unit}",
+        commands=[f"systemctl disable --now {leave}"],
+        _if=lambda: _is(leave, "enabled"),
+    )
+
+
+def let_go(unit: str, *, leave: str) -> None:
+    """Have `leave` end `unit` once nobody needs it, however long that takes and whatever is restarted meanwhile."""
+    server.shell(
+        name=f"Let go of {unit} when nobody needs it",
+        commands=[f"systemctl daemon-reload && systemctl enable {leave} && systemctl start --no-block {leave}"],
+        _if=lambda: _is(unit, "enabled") and not _is(leave, "active"),
+    )
+
+
+def _is(unit: str, state: str) -> bool:
+    return host.get_fact(Command, f"systemctl is-{state} {unit} || true") == state
 
 
 def once(name: str, *, key: str, digest: str, commands: list[str]) -> None:
@@ -86,8 +111,23 @@ def digest(*texts: str) -> str:
 
 
 def template(
-    src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", **variables: Any
+    src: Path,
+    dest: str,
+    *,
+    user: str = "root",
+    group: str = "root",
+    mode: str = "644",
+    folder: bool = False,
+    **variables: Any,
 ) -> str:
-    """Render a template to `dest` and return `dest`."""
-    files.template(name=f"Render {dest}", src=str(src), dest=dest, user=user, group=group, mode=mode, **variables)
+    """Render a template to `dest`, whose folder is there unless `folder` is to make it, and return `dest`."""
+    owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": folder}
+    files.template(name=f"Render {dest}", src=str(src), dest=dest, **owner, **variables)
+    return dest
+
+
+def put(text: str, dest: str, *, user: str = "root", group: str = "root", mode: str = "600") -> str:
+    """Write a secret to `dest`, whose folder is there, and return `dest`."""
+    owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": False}
+    files.put(name=f"Write {dest}", src=io.StringIO(text), dest=dest, **owner)
     return dest

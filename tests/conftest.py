@@ -12,6 +12,7 @@ from lab.client import Airflow, eventually, secrets
 from lab.topology import Topology
 from tests.machines import Guest, Machines
 
+BROKERS = ("redis", "rabbitmq")
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
 
@@ -23,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(role, [machine.name for machine in machines], indirect=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def topology() -> Topology:
     return Topology.load()
 
@@ -33,6 +34,14 @@ def machines() -> Iterator[Machines]:
     machines = Machines()
     yield machines
     machines.disconnect()
+
+
+@pytest.fixture(scope="session", params=sorted(BROKERS, key=lambda broker: broker != Topology.load().broker))
+def broker(request: pytest.FixtureRequest, machines: Machines) -> str:
+    """The broker that the lab is on: pytest runs all tests on one, and then all on the other."""
+    if Topology.load().broker != request.param:
+        machines.provision(BROKER=request.param)
+    return request.param
 
 
 def _guest(request: pytest.FixtureRequest, machines: Machines) -> Guest:

@@ -65,6 +65,9 @@ class Machines:
         self.vagrant(**environment).up(vm_name=name)
         self.connect()
 
+    def provision(self, **environment: str) -> None:
+        self.vagrant(**environment).provision()
+
     def halt(self, name: str, force: bool = False) -> None:
         self.disconnect()
         self.vagrant().halt(vm_name=name, force=force)

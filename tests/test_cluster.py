@@ -16,6 +16,7 @@ from lab.client import Airflow, eventually
 from lab.topology import Topology
 from tests.conftest import check_whole
 
+pytestmark = pytest.mark.usefixtures("broker")
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
 STOCKS = "get_stocks_dag"
 

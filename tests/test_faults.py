@@ -13,7 +13,7 @@ from lab.client import Airflow, eventually
 from lab.topology import Topology
 from tests.machines import Guest, Machines
 
-pytestmark = pytest.mark.destructive
+pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
 PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")
 
 

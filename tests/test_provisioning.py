@@ -13,10 +13,12 @@ from lab.topology import ROOT
 from tests.machines import Guest, Machines
 from tests.test_faults import works
 
+pytestmark = pytest.mark.usefixtures("broker")
+
 
 def started(guest: Guest) -> str:
     """Return when each running service of a machine was started."""
-    units = "'airflow*' 'postgresql*' 'redis*' 'nginx*' ssh.service"
+    units = "'airflow*' 'postgresql*' 'redis*' 'rabbitmq*' 'nginx*' ssh.service"
     return guest.run(f"systemctl show --property Id,ActiveEnterTimestampMonotonic {units}")
 
 
@@ -37,7 +39,7 @@ def test_more_workers_join_and_are_remembered(airflow: Airflow, machines: Machin
         assert list(machines.status()) == ["broker", "master1", "master2", "worker1", "worker2", "worker3", "worker4"]
         assert set(machines.status().values()) == {"running"}
         assert json.loads((ROOT / ".lab/choices.json").read_text())["workers"] == 4
-        assert machines.guest("worker4").run("systemctl is-active airflow-worker") == "active"
+        assert machines.guest("worker4").run("systemctl is-active 'airflow-worker@*'") == "active"
         assert others == {name: started(machines.guest(name)) for name in others}
         works(airflow)
         refused = subprocess.run(

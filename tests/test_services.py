@@ -8,7 +8,6 @@ import socket
 import httpx
 import psycopg
 import pytest
-import redis
 from packaging.requirements import Requirement
 
 from lab.client import Airflow
@@ -17,40 +16,43 @@ from provision.roles import components
 from tests.machines import Guest, Machines
 
 DATABASE = "postgresql@17-main.service"
-UNITS = {"database": [DATABASE], "queue": ["redis-server.service"], "load_balancer": ["nginx.service"]}
+QUEUE = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}
 # Which port each role opens to the lab's network.
 LISTENING = {
     "database": ["postgresql"],
-    "queue": ["redis"],
     "load_balancer": ["load_balancer", "flower"],
     "api_server": ["api_server"],
     "triggerer": ["triggerer_log_server"],
     "worker": ["worker_log_server"],
 }
+pytestmark = pytest.mark.usefixtures("broker")
 # What every machine has open: sshd.
 SSH = 22
 
 
-def units(machine: Machine) -> list[str]:
-    return components.units(machine) + [unit for role in machine.roles for unit in UNITS.get(role, [])]
+def units(topology: Topology, machine: Machine) -> list[str]:
+    servers = {"database": DATABASE, "queue": QUEUE[topology.broker], "load_balancer": "nginx.service"}
+    return components.units(topology, machine) + [unit for role, unit in servers.items() if role in machine.roles]
 
 
-def test_services_are_enabled_and_running(any_machine: Guest) -> None:
-    for unit in units(any_machine.machine):
+def test_services_are_enabled_and_running(any_machine: Guest, topology: Topology) -> None:
+    for unit in units(topology, any_machine.machine):
         service = any_machine.host.service(unit.removesuffix(".service"))
         assert service.is_running, unit
         # An instance of postgresql@ is started by postgresql.service's generator.
         assert service.is_enabled or unit == DATABASE, unit
 
 
-def test_airflow_services_restart_for_ever(any_machine: Guest) -> None:
-    for unit in components.units(any_machine.machine):
+def test_airflow_services_restart_for_ever(any_machine: Guest, topology: Topology) -> None:
+    for unit in components.units(topology, any_machine.machine):
         shown = any_machine.run("systemctl show --property Restart,StartLimitIntervalUSec --value %s", unit).split()
         assert shown == ["always", "0"], unit
 
 
 def test_only_what_the_roles_open_listens(any_machine: Guest, topology: Topology) -> None:
-    expected = {topology.ports[port] for role in any_machine.machine.roles for port in LISTENING.get(role, [])} | {SSH}
+    queue = {"redis": ["redis"], "rabbitmq": ["rabbitmq", "rabbitmq_management"]}[topology.broker]
+    opened = LISTENING | {"queue": queue}
+    expected = {topology.ports[port] for role in any_machine.machine.roles for port in opened.get(role, [])} | {SSH}
     lines = any_machine.run("ss --tcp --listening --numeric --no-header").splitlines()
     addresses = [line.split()[3] for line in lines]
     # 127.0.0.11 is Docker's own resolver.
@@ -59,7 +61,12 @@ def test_only_what_the_roles_open_listens(any_machine: Guest, topology: Topology
 
 
 def test_airflow_cfg_is_the_same_file_everywhere(machines: Machines, topology: Topology) -> None:
-    paths = ("/opt/airflow/airflow.cfg", "/var/lib/airflow-lab/environment")
+    paths = (
+        "/opt/airflow/airflow.cfg",
+        "/opt/airflow/airflow-redis.cfg",
+        "/opt/airflow/airflow-rabbitmq.cfg",
+        "/var/lib/airflow-lab/environment",
+    )
     for path in paths:
         digests = {m.name: machines.guest(m.name).host.file(path).sha256sum for m in topology.machines}
         assert len(set(digests.values())) == 1, digests
@@ -137,17 +144,6 @@ def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
     query = "SELECT rolname, left(rolpassword, 13) FROM pg_authid WHERE rolpassword IS NOT NULL"
     shell = "cd / && setpriv --reuid=postgres --regid=postgres --init-groups psql --tuples-only --no-align --command %s"
     assert database.run(shell, query) == "airflow|SCRAM-SHA-256"
-
-
-def test_redis_refuses_who_has_no_password(queue: Guest, topology: Topology) -> None:
-    with pytest.raises(redis.AuthenticationError):
-        redis.Redis(queue.machine.address, topology.ports["redis"]).ping()
-    with pytest.raises(redis.AuthenticationError):
-        redis.Redis(queue.machine.address, topology.ports["redis"], password="wrong").ping()  # noqa: S106
-
-
-def test_redis_accepts_the_labs_password(queue: Guest, topology: Topology, secret: dict[str, str]) -> None:
-    assert redis.Redis(queue.machine.address, topology.ports["redis"], password=secret["redis_password"]).ping()
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/healthcheck", "/api/workers"])

@@ -39,8 +39,18 @@ class Docker
       --hostname #{name} --network #{network} --ip #{machine['address']}
       --label #{CHECKOUT}=#{@lab.root} --label #{MACHINE}=#{name}
       --stop-signal SIGRTMIN+3 --cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt seccomp=unconfined --cgroupns=private
-      --tmpfs /run --tmpfs /run/lock --tmpfs /tmp:exec
-    ]
+      --tmpfs /run --tmpfs /run/lock --tmpfs /tmp:exec --publish 127.0.0.1::22
+    ] + forwarded(name).flat_map { |service, port| ["--publish", "127.0.0.1:#{port}:#{@lab.data['ports'][service]}"] }
+  end
+
+  # Seconds that a machine has to shut down. Vagrant's docker provider knows no --force of its own: with it, none.
+  def stop_timeout(argv) = argv.intersect?(%w[-f --force]) ? 0 : 60
+
+  # The services that the host reaches at a port of its own, where this machine is the first to have them.
+  def forwarded(name)
+    @lab.data["forwarded_ports"].select do |service, _|
+      @lab.with_role(service == "rabbitmq_management" ? "queue" : service).keys.first == name
+    end
   end
 
   # Runs once a command: Vagrant may load a Vagrantfile more than once.
@@ -71,7 +81,7 @@ class Docker
 
   def prepare(create:)
     check_engine
-    check_dags
+    check_readable
     if create
       check_others
       check_ports
@@ -93,11 +103,12 @@ class Docker
   end
 
   # A file that only its owner reads is bound into the machines as it is, and Airflow's user there is another.
-  def check_dags
-    closed = Dir[File.join(@lab.root, "dags{,/**/*}")].reject { |path| File.world_readable?(path) }
+  def check_readable
+    closed = Dir[File.join(@lab.root, "{dags,lab,provision}{,/**/*}")].reject { |path| File.world_readable?(path) || path.include?("__pycache__") }
     return if closed.empty?
 
-    raise Lab::Invalid, "Airflow could not read #{closed.first} (mode #{format('%04o', File.stat(closed.first).mode & 0o7777)}): `chmod -R o+rX dags`"
+    mode = format("%04o", File.stat(closed.first).mode & 0o7777)
+    raise Lab::Invalid, "Airflow could not read #{closed.first} (mode #{mode}): `chmod -R o+rX dags lab provision`"
   end
 
   def created
@@ -240,7 +251,15 @@ class Docker
       warn "airflow-lab: Airflow is not healthy after #{HEALTHY_WITHIN} s. Next: vagrant ssh master1 -c 'systemctl --failed; journalctl -e'"
       exit 1
     end
+    follow_move if @lab.moving?
     puts welcome
+  end
+
+  # The machines move by themselves; here the user sees what they wait for.
+  def follow_move
+    broker = @lab.with_role("queue").keys.first
+    follow = "sudo PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.broker_switch follow"
+    @lab.moved if system("vagrant", "ssh", broker, "--command", follow)
   end
 
   # Whether the api-servers, behind nginx, call every component healthy; waits, and says what for.
@@ -263,12 +282,13 @@ class Docker
   def welcome
     password = $stdout.tty? ? JSON.parse(File.read(@lab.state("secrets.json"))) : Hash.new("in .lab/secrets.json")
     ports = @lab.data["forwarded_ports"]
+    management = "\n  RabbitMQ  http://localhost:#{ports['rabbitmq_management']}   airflow / #{password['rabbitmq_password']}"
     <<~TEXT
 
       The lab is up: #{@lab.machines.keys.join(', ')}; broker: #{@lab.data['broker']}
 
         Airflow   http://localhost:#{ports['load_balancer']}   admin / #{password['airflow_admin_password']}
-        Flower    http://localhost:#{ports['flower']}   admin / #{password['flower_password']}
+        Flower    http://localhost:#{ports['flower']}   admin / #{password['flower_password']}#{management if @lab.data['broker'] == 'rabbitmq'}
 
       Next: unpause and trigger celery_parallel_demo in the UI, then crash a machine under it:
         vagrant halt --force worker1     and back: vagrant up worker1

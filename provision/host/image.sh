@@ -22,8 +22,7 @@ printf '[Service]\nPrivateUsers=no\n' >/etc/systemd/system/service.d/container.c
 systemctl mask --quiet systemd-udevd.service systemd-udev-trigger.service systemd-networkd.service \
   getty.target console-getty.service systemd-logind.service
 
-cp /root/machine.json /tmp/machine.json
-sh /vagrant/provision/bootstrap.sh /tmp/machine.json
+sh /vagrant/provision/bootstrap.sh </root/machine.json
 # A machine enables the services of its own roles.
 systemctl disable --quiet postgresql redis-server rabbitmq-server epmd.service epmd.socket nginx
 # A machine makes its own host keys and identity, and is given a document of its own.

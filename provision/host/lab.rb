@@ -54,11 +54,19 @@ class Lab
 
   # Remembers the choices and writes what each machine is given; secrets are made where there are none yet.
   def save
+    FileUtils.mkdir_p(state, mode: 0o700)
+    before = read(state("choices.json"))["broker"]
+    FileUtils.touch(state("moving")) if before && before != @data["broker"]
     write(state("choices.json"), CHOICES.values.to_h { |key| [key, @data[key]] })
     secrets = read(state("secrets.json"))
     SECRETS.each_key { |name| secrets[name] ||= secret(name) }
     write(state("secrets.json"), secrets)
-    @machines.each { |name, machine| write(state("machines", "#{name}.json"), document(name, machine["roles"], secrets)) }
+    @machines.each do |name, machine|
+      document = JSON.pretty_generate(document(name, machine["roles"], secrets))
+      # One file to upload: it brings the document along and removes itself.
+      script = "#!/bin/sh\nrm -f \"$0\"\nexec sh /vagrant/provision/bootstrap.sh <<'DOCUMENT'\n#{document}\nDOCUMENT\n"
+      write_text(state("machines", "#{name}.sh"), script)
+    end
   end
 
   # What provisioning is given: the lab, the machine's name (none: an image for all of them), its secrets and
@@ -73,15 +81,22 @@ class Lab
     }
   end
 
+  # Whether the lab was told to change its broker, and has not been seen to have done so.
+  def moving? = File.exist?(state("moving"))
+
+  def moved = FileUtils.rm_f(state("moving"))
+
   # Of mode 0600 from the first byte on, and never half written.
-  def write(path, object)
-    FileUtils.mkdir_p(File.dirname(path), mode: 0o700)
-    part = "#{path}.#{Process.pid}"
-    File.write(part, "#{JSON.pretty_generate(object)}\n", perm: 0o600)
-    File.rename(part, path)
-  end
+  def write(path, object) = write_text(path, "#{JSON.pretty_generate(object)}\n")
 
   private
+
+  def write_text(path, text)
+    FileUtils.mkdir_p(File.dirname(path), mode: 0o700)
+    part = "#{path}.#{Process.pid}"
+    File.write(part, text, perm: 0o600)
+    File.rename(part, path)
+  end
 
   def read(path) = File.exist?(path) ? parse(path) : {}
 

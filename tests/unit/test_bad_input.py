@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,10 @@ def test_forwarded_port_that_is_taken_is_named(elsewhere: Checkout) -> None:
 
 def free_ports(checkout: Checkout) -> None:
     """Forward to ports that nothing has: the real lab may have the usual ones."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        ports = {"load_balancer": one.getsockname()[1], "flower": other.getsockname()[1]}
+    services = json.loads((ROOT / "config/lab.json").read_text())["forwarded_ports"]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in services]
+        ports = {service: server.getsockname()[1] for service, server in zip(services, sockets, strict=True)}
     checkout.change(lambda lab: lab["forwarded_ports"].update(ports))
 
 
@@ -201,4 +204,4 @@ def test_absence_of_an_engine_is_named(elsewhere: Checkout) -> None:
 
 def test_dag_that_airflow_could_not_read_is_named(elsewhere: Checkout) -> None:
     (elsewhere.root / "dags" / "private.py").touch(mode=0o600)
-    assert "private.py (mode 0600): `chmod -R o+rX dags`" in elsewhere.refused("up")
+    assert "private.py (mode 0600): `chmod -R o+rX dags lab provision`" in elsewhere.refused("up")

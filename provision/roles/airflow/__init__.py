@@ -4,31 +4,39 @@ The environment is the same file for file on every machine, and so is airflow.cf
 file, and a machine has the files that its roles need.
 """
 
-import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from pyinfra import host
+from pyinfra.facts.server import Command
 from pyinfra.operations import files, server
 
 from lab.topology import Topology
-from provision.operations import Context, digest, once, template
+from provision.operations import Context, digest, once, put, template
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[2] / "config"
 PACKAGES = ("libpq5",)
 HOME = "/opt/airflow"
+COMMON = f"{HOME}/airflow.cfg"
+BROKERS = ("redis", "rabbitmq")
 VENV = f"{HOME}/venv"
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
 ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
 
-# What every Airflow service reads.
-READS = (f"{HOME}/airflow.cfg", f"{HOME}/airflow.env", SECRETS, "/var/lib/airflow-lab/environment")
+# What every Airflow service reads, beside its configuration.
+READS = (f"{HOME}/airflow.env", SECRETS, "/var/lib/airflow-lab/environment")
 
 
 def install() -> None:
-    server.group(name="Create the group airflow", group="airflow", gid=ID)
-    server.user(name="Create the user airflow", user="airflow", uid=ID, group="airflow", home=HOME, create_home=False)
+    template(HERE / "sysusers.conf.j2", "/etc/sysusers.d/airflow.conf", folder=True, home=HOME, id=ID)
+    server.shell(
+        name="Create the user airflow",
+        commands=["systemd-sysusers"],
+        _if=lambda: host.get_fact(Command, "id -u airflow || true") != str(ID),
+    )
     files.directory(name=f"Create {HOME}", path=HOME, user="airflow", group="airflow", mode="755")
     uv = "/opt/pyinfra/bin/uv"
     once(
@@ -51,19 +59,22 @@ def configure(context: Context) -> None:
     )
     files.directory(name="Create the folder of the secrets", path=SECRETS, user="root", group="airflow", mode="750")
     for option, value in secret_options(context.lab, context.secrets).items():
-        files.put(
-            name=f"Write the secret {option}",
-            src=io.StringIO(value),
-            dest=f"{SECRETS}/{option}",
-            user="root",
-            group="airflow",
-            mode="640",
-        )
-    template(
-        CONFIG / "airflow.cfg.j2", f"{HOME}/airflow.cfg", lab=context.lab, celery=celery_config(context.lab.broker)
-    )
+        put(value, f"{SECRETS}/{option}", group="airflow", mode="640")
+    if environment := flower_environment(context.lab, context.secrets):
+        put(environment, f"{HOME}/flower.env")
+    # The chosen broker's, and one for each: while the lab moves, workers of both run side by side.
+    for broker in BROKERS:
+        lab = replace(context.lab, broker=broker)
+        template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(broker))
+        if broker == context.lab.broker:
+            template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(broker))
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     template(HERE / "airflow.sh.j2", "/usr/local/bin/airflow", mode="755")
+
+
+def config_of(broker: str) -> str:
+    """Return the configuration of what works with `broker`, chosen or not."""
+    return f"{HOME}/airflow-{broker}.cfg"
 
 
 def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
@@ -77,7 +88,7 @@ def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
         # libpq's own parameters must not reach asyncpg, which would refuse them.
         "sql_alchemy_conn": database and f"postgresql+psycopg2://{database}&{alive}",
         "sql_alchemy_conn_async": database and f"postgresql+asyncpg://{database}",
-        "broker_url": broker_url(lab, secrets),
+        **{f"broker_url_{broker}": broker_url(replace(lab, broker=broker), secrets) for broker in BROKERS},
         "fernet_key": secrets.get("fernet_key", ""),
         "secret_key": secrets.get("api_secret_key", ""),
         "jwt_secret": secrets.get("jwt_secret", ""),
@@ -94,6 +105,14 @@ def broker_url(lab: Topology, secrets: Mapping[str, str]) -> str:
     return ";".join(
         f"{scheme}://{user}:{password}@{endpoint}/{path}" for endpoint in lab.endpoints("queue", lab.broker)
     )
+
+
+def flower_environment(lab: Topology, secrets: Mapping[str, str]) -> str:
+    """Return what tells Flower where to read RabbitMQ's queue lengths; in its environment, not in its arguments."""
+    if lab.broker != "rabbitmq" or not (secrets.get("flower_password") and secrets.get("rabbitmq_password")):
+        return ""
+    endpoint = lab.endpoints("queue", "rabbitmq_management")[0]
+    return f"FLOWER_BROKER_API=http://airflow:{secrets['rabbitmq_password']}@{endpoint}/api/\n"
 
 
 def celery_config(broker: str) -> dict[str, object]:

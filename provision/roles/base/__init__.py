@@ -16,7 +16,7 @@ def configure(context: Context) -> None:
     hosts = "".join(f"{address} {name}\n" for name, address in context.lab.hosts.items())
     content = f"127.0.0.1 localhost\n::1 localhost\n{hosts}"
     # Docker writes /etc/hosts anew whenever a machine starts; systemd-tmpfiles puts ours back before any service.
-    path = template(HERE / "hosts.conf.j2", "/etc/tmpfiles.d/lab-hosts.conf", content=content)
+    path = template(HERE / "hosts.conf.j2", "/etc/tmpfiles.d/lab-hosts.conf", folder=True, content=content)
     server.shell(
         name="Write /etc/hosts",
         commands=[f"systemd-tmpfiles --create {path}"],

@@ -3,67 +3,118 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.topology import Machine
-from provision.operations import Context, service, template
+from lab.topology import Machine, Topology
+from provision.operations import Context, keep, let_go, service, template
 from provision.roles import airflow
 
 HERE = Path(__file__).parent
 PACKAGES = ()
+ETC = "/etc/systemd/system"
 WAIT = "airflow-database.service"
 
 
 @dataclass(frozen=True)
 class Component:
-    """A service: what it is called, the airflow command it runs, whether it needs the database to start, and
-    how many seconds it may take to stop.
+    """A service: its systemd unit, what it is called, the role that has it and the command it runs.
+
+    Its configuration is `config`, that of a broker if it works with one. It may need the database to start, registers
+    there under `registers` as one that works with the broker, and may take `stop_timeout` seconds to stop.
     """
 
+    unit: str
     title: str
+    role: str
     command: str
+    config: str = airflow.COMMON
     needs_database: bool = True
+    registers: str = ""
     stop_timeout: int = 20
 
 
-COMPONENTS = {
-    "api_server": Component("API server", "api-server --proxy-headers"),
-    "scheduler": Component("scheduler", "scheduler"),
-    "dag_processor": Component("DAG processor", "dag-processor"),
-    "triggerer": Component("triggerer", "triggerer"),
-    # Stopping takes no new tasks and waits for those that run. Workers need no news of each other.
-    "worker": Component(
-        "Celery worker",
-        "celery worker --queues {queues} --without-mingle --without-gossip",
-        needs_database=False,
-        stop_timeout=50,
-    ),
-    # On loopback: nginx stands in front of it.
-    "flower": Component("Flower", "celery flower --hostname 127.0.0.1 --port {flower_port}", needs_database=False),
-}
+def components(lab: Topology, machine: Machine) -> list[Component]:
+    """Return the services that the roles of a machine consist of."""
+    queues, flower_port = ",".join(machine.queues), lab.ports["flower_local"]
+    everything = [
+        Component("airflow-api-server", "API server", "api_server", "airflow api-server --proxy-headers"),
+        Component(
+            "airflow-scheduler",
+            "scheduler",
+            "scheduler",
+            "airflow scheduler",
+            config=airflow.config_of(lab.broker),
+            registers="scheduler",
+        ),
+        Component("airflow-dag-processor", "DAG processor", "dag_processor", "airflow dag-processor"),
+        Component("airflow-triggerer", "triggerer", "triggerer", "airflow triggerer"),
+        # One a broker, so that two can run while the lab moves. Stopping takes no new tasks and waits for those
+        # that run. Workers need no news of each other.
+        Component(
+            f"airflow-worker@{lab.broker}",
+            "Celery worker on %i",
+            "worker",
+            f"airflow celery worker --queues {queues} --without-mingle --without-gossip --skip-serve-logs"
+            f" --pid /run/airflow-worker-%i/pid",
+            config=airflow.config_of("%i"),
+            needs_database=False,
+            registers="worker",
+            stop_timeout=50,
+        ),
+        # Apart from the workers, of which there may be two.
+        Component(
+            "airflow-log-server",
+            "log server",
+            "worker",
+            "python -m airflow.utils.serve_logs.core",
+            needs_database=False,
+        ),
+        # On loopback: nginx stands in front of it.
+        Component(
+            "airflow-flower",
+            "Flower",
+            "flower",
+            f"airflow celery flower --hostname 127.0.0.1 --port {flower_port}",
+            config=airflow.config_of(lab.broker),
+            needs_database=False,
+        ),
+    ]
+    return [component for component in everything if component.role in machine.roles]
 
 
-def unit_name(role: str) -> str:
-    """Return the systemd unit of an Airflow role."""
-    return f"airflow-{role.replace('_', '-')}.service"
-
-
-def units(machine: Machine) -> list[str]:
+def units(lab: Topology, machine: Machine) -> list[str]:
     """Return the systemd units of Airflow's own services on a machine."""
-    return [unit_name(role) for role in machine.roles if role in COMPONENTS]
+    return [f"{component.unit}.service" for component in components(lab, machine)]
 
 
 def configure(context: Context) -> None:
-    roles = [role for role in context.machine.roles if role in COMPONENTS]
-    if any(COMPONENTS[role].needs_database for role in roles):
+    lab, machine = context.lab, context.machine
+    if any(component.needs_database for component in components(lab, machine)):
         script = template(HERE / "wait_for_database.py.j2", f"{airflow.HOME}/wait_for_database.py", mode="755")
-        path = template(HERE / "airflow-database.service.j2", f"/etc/systemd/system/{WAIT}", script=script)
-        service(WAIT, reads=[path, script, f"{airflow.SECRETS}/sql_alchemy_conn"], wait=False)
-    for role in roles:
-        component = COMPONENTS[role]
-        command = component.command.format(
-            queues=",".join(context.machine.queues), flower_port=context.lab.ports["flower_local"]
-        )
-        unit = unit_name(role)
+        path = template(HERE / "airflow-database.service.j2", f"{ETC}/{WAIT}", script=script)
+        service(WAIT, reads=[path, script, airflow.SECRETS], wait=False)
+    if "worker" in machine.roles:
+        leave(context)
+        watch()
+    for component in components(lab, machine):
+        name, at, _ = component.unit.partition("@")
         path = template(
-            HERE / "airflow-component.service.j2", f"/etc/systemd/system/{unit}", component=component, command=command
+            HERE / "airflow-component.service.j2", f"{ETC}/{name}{at}.service", component=component, broker=lab.broker
         )
-        service(unit, reads=[path, *airflow.READS], wait=False)
+        # airflow.cfg itself changes with the broker, which is nothing to what does not work with one: it would be
+        # restarted on both masters within seconds. Any other change is one of each broker's file too.
+        config = component.config.replace("%i", lab.broker).replace(airflow.COMMON, airflow.config_of("redis"))
+        service(f"{component.unit}.service", reads=[path, config, *airflow.READS], wait=False)
+
+
+def watch() -> None:
+    """Have a worker that is connected but takes no tasks restarted."""
+    name = "airflow-worker-watch"
+    paths = [template(HERE / f"{name}.{kind}.j2", f"{ETC}/{name}.{kind}") for kind in ("service", "timer")]
+    service(f"{name}.timer", reads=paths)
+
+
+def leave(context: Context) -> None:
+    """Have the worker of the broker that is not chosen end, when it has nothing more to expect."""
+    template(HERE / "airflow-leave-worker@.service.j2", f"{ETC}/airflow-leave-worker@.service")
+    for broker in airflow.BROKERS:
+        unit, leaver = f"airflow-worker@{broker}.service", f"airflow-leave-worker@{broker}.service"
+        (keep if broker == context.lab.broker else let_go)(unit, leave=leaver)

@@ -1,12 +1,11 @@
 """PostgreSQL, and in it what must exist once: Airflow's tables, its admin, connections and variables."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-from pyinfra.operations import files, postgres
+from pyinfra.operations import postgres
 
-from provision.operations import Context, digest, once, service, template
+from provision.operations import Context, digest, once, put, service, template
 from provision.roles import airflow
 
 HERE = Path(__file__).parent
@@ -24,9 +23,8 @@ def configure(context: Context) -> None:
 
     as_postgres: dict[str, Any] = {"_su_user": "postgres"}
     postgres.role(name="Create the role airflow", role="airflow", login=True, **as_postgres)
-    password = f"{ETC}/password.sql"
     sql = f"ALTER ROLE airflow PASSWORD '{context.secrets['postgresql_password']}';\n"
-    files.put(name=f"Write {password}", src=io.StringIO(sql), dest=password, **owner, mode="600")
+    password = put(sql, f"{ETC}/password.sql", **owner)
     once(
         "Set the role's password",
         key="postgresql_password",
@@ -49,14 +47,9 @@ def import_settings(context: Context) -> None:
     """Bring the admin, the connections and the variables into Airflow, with its own commands."""
     private: dict[str, Any] = {"user": "root", "group": "airflow", "mode": "640"}
     password = context.secrets["airflow_admin_password"]
-    files.put(
-        name="Write the admin's password",
-        src=io.StringIO(f"{password}\n{password}\n"),
-        dest=f"{airflow.SECRETS}/admin",
-        **private,
-    )
     # Both commands ask for the password twice, and, away from any terminal, on their standard input.
-    ask = f"setsid --wait airflow users {{}} <{airflow.SECRETS}/admin"
+    answers = put(f"{password}\n{password}\n", f"{airflow.HOME}/admin-password", **private)
+    ask = f"setsid --wait airflow users {{}} <{answers}"
     once(
         "Create the user admin",
         key="admin",

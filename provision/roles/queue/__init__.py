@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pyinfra.operations import systemd
+from pyinfra.operations import files
 
-from provision.operations import Context, service, template
+from provision.operations import Context, keep, let_go, service, template
 
 HERE = Path(__file__).parent
 PACKAGES = ("redis-server", "rabbitmq-server")
@@ -16,12 +16,14 @@ SERVICES = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.servic
 
 
 def configure(context: Context) -> None:
-    lab = context.lab
+    template(HERE / "airflow-leave-queue@.service.j2", "/etc/systemd/system/airflow-leave-queue@.service")
     for broker, unit in SERVICES.items():
-        if broker != lab.broker:
-            systemd.service(name=f"Stop {unit}", service=unit, running=False, enabled=False)
-    files = {"redis": redis, "rabbitmq": rabbitmq}[lab.broker](context)
-    service(SERVICES[lab.broker], reads=files)
+        leave = f"airflow-leave-queue@{broker}.service"
+        if broker == context.lab.broker:
+            keep(unit, leave=leave)
+            service(unit, reads={"redis": redis, "rabbitmq": rabbitmq}[broker](context))
+        else:
+            let_go(unit, leave=leave)
 
 
 def redis(context: Context) -> list[str]:
@@ -41,8 +43,13 @@ def redis(context: Context) -> list[str]:
 def rabbitmq(context: Context) -> list[str]:
     owner: dict[str, Any] = {"user": "rabbitmq", "group": "rabbitmq", "mode": "640"}
     etc = "/etc/rabbitmq"
+    drop_in = "/etc/systemd/system/epmd.socket.d"
+    files.directory(name=f"Create {drop_in}", path=drop_in)
+    epmd = template(HERE / "epmd.conf.j2", f"{drop_in}/lab.conf")
+    service("epmd.socket", reads=[epmd])
     return [
         template(HERE / "rabbitmq.conf.j2", f"{etc}/rabbitmq.conf", **owner, lab=context.lab),
+        template(HERE / "rabbitmq-env.conf.j2", f"{etc}/rabbitmq-env.conf", **owner),
         template(HERE / "enabled_plugins.j2", f"{etc}/enabled_plugins", **owner),
         template(
             HERE / "definitions.json.j2",
@@ -64,7 +71,7 @@ def definitions(password: str) -> dict[str, object]:
                 "tags": ["administrator"],
             }
         ],
-        "vhosts": [{"name": "airflow", "default_queue_type": "quorum"}],
+        "vhosts": [{"name": "airflow", "metadata": {"default_queue_type": "quorum"}}],
         "permissions": [{"user": "airflow", "vhost": "airflow", "configure": ".*", "write": ".*", "read": ".*"}],
     }
 
