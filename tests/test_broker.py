@@ -196,6 +196,7 @@ def test_tasks_survive_the_end_of_the_broker(
     exactly_once(lab_database, run_id, 41)
 
 
+@on_redis
 @pytest.mark.destructive
 def test_tasks_survive_the_halt_of_the_brokers_machine(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology, lab_database: psycopg.Connection[Any]
@@ -219,6 +220,7 @@ END
 """
 
 
+@on_redis
 @pytest.mark.destructive
 def test_worker_that_takes_no_tasks_is_restarted(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
