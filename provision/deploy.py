@@ -17,7 +17,6 @@ context = Context(
     lab=Topology.from_document(host.data.lab),
     name=host.data.machine,
     secrets=host.data.secrets,
-    certificates=host.data.certificates,
 )
 
 # The database comes before what waits for it, Airflow's environment before the migration that runs in it.

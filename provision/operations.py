@@ -27,7 +27,6 @@ class Context:
     lab: Topology
     name: str | None
     secrets: Mapping[str, str]
-    certificates: Mapping[str, str]
 
     @property
     def machine(self) -> Machine:

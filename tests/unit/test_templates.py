@@ -41,7 +41,7 @@ ROLES = {
 def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the files that provisioning would write on a machine, by path: pyinfra's operations are listened to."""
     topology = Topology.from_document(LAB | {"broker": broker})
-    context = Context(lab=topology, name=name, secrets=SECRETS, certificates={})
+    context = Context(lab=topology, name=name, secrets=SECRETS)
     written: dict[str, str] = {}
     jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as pyinfra has it
     own = {"name", "src", "dest", "user", "group", "mode", "create_remote_dir"}
