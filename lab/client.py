@@ -1,4 +1,4 @@
-"""A client of the lab's Airflow: its REST API, through nginx, as anyone outside the lab would use it."""
+"""Clients of the lab, as anyone outside it would use it: Airflow's REST API through nginx, and the DAGs' database."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psycopg
 
 from lab.topology import ROOT, Topology
 
@@ -19,6 +20,17 @@ TERMINAL = ("success", "failed")
 def secrets(root: Path = ROOT) -> dict[str, str]:
     """Return the secrets of the checkout; FileNotFoundError before its first `vagrant up`."""
     return json.loads((root / ".lab" / "secrets.json").read_text())
+
+
+def database(topology: Topology) -> psycopg.Connection[Any]:
+    """Return a connection to the database that the DAGs write to."""
+    return psycopg.connect(
+        host=topology.with_role("database")[0].address,
+        user="airflow",
+        password=secrets()["postgresql_password"],
+        dbname="lab",
+        autocommit=True,
+    )
 
 
 def eventually(predicate: Callable[[], T], *, within: float, every: float = 1) -> T:

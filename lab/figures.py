@@ -8,13 +8,10 @@ import subprocess
 import time
 
 from lab.client import Airflow
-from lab.topology import ROOT, Topology
+from lab.topology import QUEUE_UNITS, ROOT, Topology
 
 RUNS = 3
 PSS = "sudo sh -c 'cat /proc/[0-9]*/smaps_rollup 2>/dev/null' | awk '/^Pss:/ {sum += $2} END {print sum}'"
-
-
-UNITS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server"}
 
 
 def vagrant(*words: str, **environment: str) -> str:
@@ -59,7 +56,7 @@ def move(broker: str) -> float:
 def death(broker: str) -> float:
     """Return the seconds from the death of the broker's service to the first DAG run after it."""
     name = Topology.load().with_role("queue")[0].name
-    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {UNITS[broker]}")
+    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {QUEUE_UNITS[broker]}")
     start = time.monotonic()
     run("dist_example")
     return time.monotonic() - start
@@ -83,7 +80,7 @@ if __name__ == "__main__":
     print(f"vagrant provision, nothing to do, s a machine:          {median([provision_again() for _ in range(RUNS)])}")
     time.sleep(60)
     print(f"five machines idle, GiB:                                {median([memory() for _ in range(RUNS)])}")
-    moves: dict[str, list[float]] = {broker: [] for broker in UNITS}
+    moves: dict[str, list[float]] = {broker: [] for broker in QUEUE_UNITS}
     for broker in ["rabbitmq", "redis"] * RUNS:
         moves[broker].append(move(broker))
     for broker in ("redis", "rabbitmq"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+QUEUE_UNITS = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}  # by broker
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Topology:
     """
 
     broker: str
+    provider: str
     network: str
     machines: tuple[Machine, ...]
     hosts: Mapping[str, str]
@@ -55,6 +57,7 @@ class Topology:
                 key: lab[key]
                 for key in (
                     "broker",
+                    "provider",
                     "network",
                     "ports",
                     "forwarded_ports",

@@ -9,6 +9,10 @@ here=/vagrant/provision
 document=/etc/airflow-lab/machine.json
 venv=/opt/pyinfra
 
+# One at a time: a provisioning whose `vagrant` was interrupted may still be running here.
+exec 9>/run/airflow-lab.lock
+flock --nonblock 9 || { echo "step: Wait for another provisioning of this machine"; flock 9; }
+
 install -d -m 0700 /etc/airflow-lab
 (umask 077 && cat >"$document.part")
 mv "$document.part" "$document"

@@ -25,10 +25,9 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 from sqlalchemy import create_engine, make_url, text
 
-from lab.topology import Topology
+from lab.topology import QUEUE_UNITS, Topology
 
 STATUS = Path("/run/airflow-lab-switch")
-QUEUE_UNITS = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}
 OTHER = {"redis": "rabbitmq", "rabbitmq": "redis"}
 HERE = socket.gethostname()
 QUIET = 3  # times in a row, a second apart, that nothing may be left: a message on its way is in no queue

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
-from lab.client import Airflow, eventually, secrets
+from lab.client import Airflow, database, eventually, secrets
 from lab.topology import Topology
 from tests.machines import Guest, Machines
 
@@ -65,12 +66,17 @@ def airflow() -> Airflow:
 
 
 @pytest.fixture
-def lab_database(topology: Topology, secret: dict[str, str]) -> Iterator[psycopg.Connection[Any]]:
+def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Client]:
+    """Flower's API, as its user reaches it."""
+    url = f"http://localhost:{topology.forwarded_ports['flower']}/api"
+    with httpx.Client(base_url=url, auth=("admin", secret["flower_password"]), timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def lab_database(topology: Topology) -> Iterator[psycopg.Connection[Any]]:
     """The database that the DAGs write to."""
-    address = topology.with_role("database")[0].address
-    with psycopg.connect(
-        host=address, user="airflow", password=secret["postgresql_password"], dbname="lab", autocommit=True
-    ) as connection:
+    with database(topology) as connection:
         yield connection
 
 

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import testinfra
 import vagrant
@@ -67,6 +68,12 @@ class Machines:
 
     def provision(self, **environment: str) -> None:
         self.vagrant(**environment).provision()
+
+    def start_provision(self, **environment: str) -> subprocess.Popen[str]:
+        """Begin to provision, and return the running command, its output in a pipe."""
+        command = ["vagrant", "provision"]
+        env = os.environ | environment
+        return subprocess.Popen(command, env=env, cwd=self.root, stdout=PIPE, stderr=STDOUT, text=True)
 
     def halt(self, name: str, force: bool = False) -> None:
         self.disconnect()

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("broker")
 
 def started(guest: Guest) -> str:
     """Return when each running service of a machine was started."""
-    units = "'airflow*' 'postgresql*' 'redis*' 'rabbitmq*' 'nginx*' ssh.service"
-    return guest.run(f"systemctl show --property Id,ActiveEnterTimestampMonotonic {units}")
+    units = "'airflow*' 'postgresql*' 'redis*' 'rabbitmq*' 'nginx*' 'ssh*'"
+    return guest.run(f"systemctl show --state active --property Id,ActiveEnterTimestampMonotonic {units}")
 
 
 def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> None:

@@ -11,12 +11,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from lab.client import Airflow
-from lab.topology import ROOT, Machine, Topology
+from lab.topology import QUEUE_UNITS, ROOT, Machine, Topology
 from provision.roles import components
 from tests.machines import Guest, Machines
 
 DATABASE = "postgresql@17-main.service"
-QUEUE = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}
 # Which port each role opens to the lab's network.
 LISTENING = {
     "database": ["postgresql"],
@@ -31,7 +30,7 @@ SSH = 22
 
 
 def units(topology: Topology, machine: Machine) -> list[str]:
-    servers = {"database": DATABASE, "queue": QUEUE[topology.broker], "load_balancer": "nginx.service"}
+    servers = {"database": DATABASE, "queue": QUEUE_UNITS[topology.broker], "load_balancer": "nginx.service"}
     return components.units(topology, machine) + [unit for role, unit in servers.items() if role in machine.roles]
 
 

@@ -244,6 +244,7 @@ class Docker
   def closing
     missing = @lab.machines.keys - running
     if missing.any?
+      say "the move to #{@lab.data['broker']} goes on when all machines are up; until then both brokers run" if @lab.moving?
       say "#{missing.join(', ')} not running. Next: vagrant up #{missing.join(' ')}"
       return
     end

@@ -126,6 +126,11 @@ def celery_config(broker: str) -> dict[str, object]:
             "interval_step": 0.2,
             "interval_max": 0.5,
         },
+        # Without this, a worker that cannot note a task's start because the database is away acknowledges the task
+        # and drops it: within seconds it has eaten the whole queue.
+        "result_backend_always_retry": True,
+        "result_backend_base_sleep_between_retries_ms": 500,
+        "result_backend_max_sleep_between_retries_ms": 2000,
         "broker_connection_max_retries": None,
         "broker_heartbeat": 10,
         # Celery 5.6 lowers the prefetch after a reconnect and never raises it again: celery#9512, fixed in 5.7.

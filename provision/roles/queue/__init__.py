@@ -8,16 +8,16 @@ from typing import Any
 
 from pyinfra.operations import files
 
+from lab.topology import QUEUE_UNITS
 from provision.operations import Context, keep, let_go, service, template
 
 HERE = Path(__file__).parent
 PACKAGES = ("redis-server", "rabbitmq-server")
-SERVICES = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}
 
 
 def configure(context: Context) -> None:
     template(HERE / "airflow-leave-queue@.service.j2", "/etc/systemd/system/airflow-leave-queue@.service")
-    for broker, unit in SERVICES.items():
+    for broker, unit in QUEUE_UNITS.items():
         leave = f"airflow-leave-queue@{broker}.service"
         if broker == context.lab.broker:
             keep(unit, leave=leave)
