@@ -187,7 +187,7 @@ def load(airflow: Airflow, topology: Topology, tasks: int, long: int) -> Iterato
 def test_lab_moves_to_the_other_broker_under_load(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
-    with load(airflow, topology, tasks=60, long=120):
+    with load(airflow, topology, tasks=60, long=60):
         machines.provision(BROKER=OTHER[broker])
         again = airflow.trigger("dist_example")
         assert airflow.wait("dist_example", again, within=30)["state"] == "success"
