@@ -72,6 +72,12 @@ def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True) -> None:
     )
 
 
+def for_ever(unit: str) -> str:
+    """Have a unit of Debian's restarted whenever it ends, and return the file that says so."""
+    path = f"/etc/systemd/system/{unit}.d/restart.conf"
+    return template(Path(__file__).parent / "roles" / "base" / "restart.conf.j2", path, folder=True)
+
+
 def keep(unit: str, *, leave: str) -> None:
     """Call off `leave`, which was about to end `unit`: it is wanted again."""
     server.shell(

@@ -42,8 +42,8 @@ def test_services_are_enabled_and_running(any_machine: Guest, topology: Topology
         assert service.is_enabled or unit == DATABASE, unit
 
 
-def test_airflow_services_restart_for_ever(any_machine: Guest, topology: Topology) -> None:
-    for unit in components.units(topology, any_machine.machine):
+def test_services_restart_for_ever(any_machine: Guest, topology: Topology) -> None:
+    for unit in units(topology, any_machine.machine):
         shown = any_machine.run("systemctl show --property Restart,StartLimitIntervalUSec --value %s", unit).split()
         assert shown == ["always", "0"], unit
 

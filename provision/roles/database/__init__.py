@@ -5,7 +5,7 @@ from typing import Any
 
 from pyinfra.operations import postgres
 
-from provision.operations import Context, digest, once, put, service, template
+from provision.operations import Context, digest, for_ever, once, put, service, template
 from provision.roles import airflow
 
 HERE = Path(__file__).parent
@@ -19,7 +19,7 @@ def configure(context: Context) -> None:
     owner: dict[str, Any] = {"user": "postgres", "group": "postgres"}
     config = template(HERE / "lab.conf.j2", f"{ETC}/conf.d/lab.conf", **owner, lab=lab)
     access = template(HERE / "pg_hba.conf.j2", f"{ETC}/pg_hba.conf", **owner, mode="640", lab=lab)
-    service(SERVICE, reads=[config, access])
+    service(SERVICE, reads=[config, access, for_ever(SERVICE)])
 
     as_postgres: dict[str, Any] = {"_su_user": "postgres"}
     postgres.role(name="Create the role airflow", role="airflow", login=True, **as_postgres)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyinfra.operations import files
 
-from provision.operations import Context, service, template
+from provision.operations import Context, for_ever, service, template
 
 HERE = Path(__file__).parent
 PACKAGES = ("nginx-light",)
@@ -22,7 +22,7 @@ def configure(context: Context) -> None:
         password=ssha(context.secrets["flower_password"]),
     )
     config = template(HERE / "airflow.conf.j2", "/etc/nginx/conf.d/airflow.conf", lab=context.lab)
-    service("nginx.service", reads=[config, users])
+    service("nginx.service", reads=[config, users, for_ever("nginx.service")])
 
 
 def ssha(password: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pyinfra.operations import files
 
 from lab.topology import QUEUE_UNITS
-from provision.operations import Context, keep, let_go, service, template
+from provision.operations import Context, for_ever, keep, let_go, service, template
 
 HERE = Path(__file__).parent
 PACKAGES = ("redis-server", "rabbitmq-server")
@@ -21,7 +21,8 @@ def configure(context: Context) -> None:
         leave = f"airflow-leave-queue@{broker}.service"
         if broker == context.lab.broker:
             keep(unit, leave=leave)
-            service(unit, reads={"redis": redis, "rabbitmq": rabbitmq}[broker](context))
+            reads = {"redis": redis, "rabbitmq": rabbitmq}[broker](context)
+            service(unit, reads=[*reads, for_ever(unit)])
         else:
             let_go(unit, leave=leave)
 
