@@ -22,7 +22,7 @@ def secrets(root: Path = ROOT) -> dict[str, str]:
     return json.loads((root / ".lab" / "secrets.json").read_text())
 
 
-def database(topology: Topology) -> psycopg.Connection[Any]:
+def connect(topology: Topology) -> psycopg.Connection[Any]:
     """Return a connection to the database that the DAGs write to."""
     return psycopg.connect(
         host=topology.with_role("database")[0].address,

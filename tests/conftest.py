@@ -9,7 +9,7 @@ import httpx
 import psycopg
 import pytest
 
-from lab.client import Airflow, database, eventually, secrets
+from lab.client import Airflow, connect, eventually, secrets
 from lab.topology import Topology
 from tests.machines import Guest, Machines
 
@@ -76,7 +76,7 @@ def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Cli
 @pytest.fixture
 def lab_database(topology: Topology) -> Iterator[psycopg.Connection[Any]]:
     """The database that the DAGs write to."""
-    with database(topology) as connection:
+    with connect(topology) as connection:
         yield connection
 
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 from pika.exceptions import AMQPConnectionError
 
-from lab.client import Airflow, database, eventually
+from lab.client import Airflow, connect, eventually
 from lab.topology import QUEUE_UNITS, Topology
 from tests.machines import Guest, Machines
 
@@ -175,7 +175,7 @@ def load(airflow: Airflow, topology: Topology, tasks: int, long: int) -> Iterato
     yield
     assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.states(DAG, run_id)
     query = "SELECT task, try, ended IS NOT NULL FROM ledger WHERE run_id = %s ORDER BY task"
-    with database(topology) as connection:
+    with connect(topology) as connection:
         rows = connection.execute(query, [run_id]).fetchall()
     assert rows == [(task, 1, True) for task in range(tasks + 1)]
 
