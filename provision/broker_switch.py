@@ -30,7 +30,7 @@ from lab.topology import QUEUE_UNITS, Topology
 STATUS = Path("/run/airflow-lab-switch")
 OTHER = {"redis": "rabbitmq", "rabbitmq": "redis"}
 HERE = socket.gethostname()
-QUIET = 3  # times in a row, a second apart, that nothing may be left: a message on its way is in no queue
+QUIET = 3  # times in a row, half a second apart, that nothing may be left: a message on its way is in no queue
 TABLE = """
     CREATE TABLE IF NOT EXISTS broker_users (
         machine text, service text, broker text, since timestamptz NOT NULL DEFAULT now(),
@@ -159,7 +159,7 @@ def until_nothing_left(old: OldBroker, what: object) -> None:
         if left and left != said:
             print(f"waiting for {left}", flush=True)
         said = left
-        time.sleep(1)
+        time.sleep(0.5)
 
 
 def leave_worker(broker: str) -> None:
