@@ -9,7 +9,10 @@ if [ -d logs ]; then
   rm -rf logs 2>/dev/null || docker run --rm --volume "$PWD:/checkout" airflow-lab/debian:trixie rm -rf /checkout/logs || sudo rm -rf logs
 fi
 if docker version >/dev/null 2>&1; then
-  docker image ls --quiet --filter reference='airflow-lab/*' | sort -u | xargs --no-run-if-empty docker image rm --force >/dev/null
+  # The machine images first: Docker keeps an image that another is made from.
+  for images in 'airflow-lab/machine' 'airflow-lab/*'; do
+    docker image ls --quiet --filter reference="$images" | sort -u | xargs --no-run-if-empty docker image rm --force >/dev/null
+  done
 fi
 rm -rf .lab .vagrant .venv .pytest_cache .mypy_cache .ruff_cache
 echo "==> lab: all gone. Next: make up"
