@@ -9,9 +9,10 @@ if [ -d logs ]; then
   rm -rf logs 2>/dev/null || docker run --rm --volume "$PWD:/checkout" airflow-lab/debian:trixie rm -rf /checkout/logs || sudo rm -rf logs
 fi
 if docker version >/dev/null 2>&1; then
-  # The machine images first: Docker keeps an image that another is made from.
+  # The machine images first: Docker keeps an image that another is made from, or that a machine has.
   for images in 'airflow-lab/machine' 'airflow-lab/*'; do
-    docker image ls --quiet --filter reference="$images" | sort -u | xargs --no-run-if-empty docker image rm --force >/dev/null
+    docker image ls --quiet --filter reference="$images" | sort -u | xargs --no-run-if-empty docker image rm >/dev/null 2>&1 ||
+      echo "==> lab: kept the images that the machines of another checkout have"
   done
 fi
 rm -rf .lab .vagrant .venv .pytest_cache .mypy_cache .ruff_cache
