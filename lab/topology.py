@@ -32,7 +32,6 @@ class Topology:
     """
 
     broker: str
-    provider: str
     network: str
     machines: tuple[Machine, ...]
     hosts: Mapping[str, str]
@@ -57,7 +56,6 @@ class Topology:
                 key: lab[key]
                 for key in (
                     "broker",
-                    "provider",
                     "network",
                     "ports",
                     "forwarded_ports",
@@ -74,6 +72,11 @@ class Topology:
         lab = json.loads((root / "config" / "lab.json").read_text())
         choices = root / ".lab" / "choices.json"
         return cls.from_document(lab | (json.loads(choices.read_text()) if choices.exists() else {}))
+
+    @classmethod
+    def of_this_machine(cls) -> Topology:
+        """Read the lab as the machine that this runs in was given it; only root may."""
+        return cls.from_document(json.loads(Path("/etc/airflow-lab/machine.json").read_text())["lab"])
 
     def __getitem__(self, name: str) -> Machine:
         """Return the machine called `name`; KeyError if none in use is."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import socket
 import subprocess
 import sys
@@ -37,11 +36,6 @@ TABLE = """
         PRIMARY KEY (machine, service, broker)
     )
 """
-
-
-def topology() -> Topology:
-    """Return the lab as this machine was given it."""
-    return Topology.from_document(json.loads(Path("/etc/airflow-lab/machine.json").read_text())["lab"])
 
 
 def secret(option: str) -> str:
@@ -95,7 +89,7 @@ class OldBroker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lab = topology()
+        self.lab = Topology.of_this_machine()
         self.register = Register()
         self.app = Celery(broker=secret(f"broker_url_{name}"), set_as_current=False)
 

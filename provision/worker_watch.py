@@ -6,7 +6,6 @@ runs it with Airflow's environment, as root; a worker is restarted when it was d
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from lab.topology import Topology
+from lab.topology import QUEUE_UNITS, Topology
 
 SETTLED = 45  # seconds that a worker may take from its start until it listens
 HERE = socket.gethostname()
@@ -56,6 +55,6 @@ def watch(broker: str, wanted: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    document = json.loads(Path("/etc/airflow-lab/machine.json").read_text())
-    for broker in ("redis", "rabbitmq"):
-        watch(broker, set(Topology.from_document(document["lab"])[HERE].queues))
+    queues = set(Topology.of_this_machine()[HERE].queues)
+    for broker in QUEUE_UNITS:
+        watch(broker, queues)

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from lab.client import Airflow, connect, eventually, secrets
-from lab.topology import Topology
+from lab.topology import QUEUE_UNITS, Topology
 from tests.machines import Guest, Machines
 
-BROKERS = ("redis", "rabbitmq")
+BROKERS = tuple(QUEUE_UNITS)
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
 

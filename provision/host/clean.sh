@@ -11,9 +11,11 @@ fi
 if docker version >/dev/null 2>&1; then
   # The machine images first: Docker keeps an image that another is made from, or that a machine has.
   for images in 'airflow-lab/machine' 'airflow-lab/*'; do
-    docker image ls --quiet --filter reference="$images" | sort -u | xargs --no-run-if-empty docker image rm >/dev/null 2>&1 ||
-      echo "==> lab: kept the images that the machines of another checkout have"
+    docker image ls --quiet --filter reference="$images" | sort -u | xargs --no-run-if-empty docker image rm >/dev/null 2>&1 || true
   done
+  if [ -n "$(docker image ls --quiet --filter reference='airflow-lab/*')" ]; then
+    echo "==> lab: kept the images that the machines of another checkout have"
+  fi
 fi
 rm -rf .lab .vagrant .venv .pytest_cache .mypy_cache .ruff_cache
 echo "==> lab: all gone. Next: make up"

@@ -12,7 +12,7 @@ from pyinfra import host
 from pyinfra.facts.server import Command
 from pyinfra.operations import files, server
 
-from lab.topology import Topology
+from lab.topology import QUEUE_UNITS, Topology
 from provision.operations import Context, digest, once, put, template
 
 HERE = Path(__file__).parent
@@ -20,7 +20,7 @@ CONFIG = HERE.parents[2] / "config"
 PACKAGES = ("libpq5",)
 HOME = "/opt/airflow"
 COMMON = f"{HOME}/airflow.cfg"
-BROKERS = ("redis", "rabbitmq")
+BROKERS = tuple(QUEUE_UNITS)
 VENV = f"{HOME}/venv"
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
