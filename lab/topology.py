@@ -28,10 +28,12 @@ class Topology:
     """The whole lab.
 
     `hosts` gives the address of every machine that `lab.json` lists, so that one which joins later is known
-    already; `machines` are those in use, workers beyond the chosen number left out. Timings are in seconds.
+    already; `machines` are those in use, workers beyond the chosen number left out. Timings are those of
+    the chosen profile, in seconds.
     """
 
     broker: str
+    provider: str
     network: str
     machines: tuple[Machine, ...]
     hosts: Mapping[str, str]
@@ -52,14 +54,15 @@ class Topology:
         return cls(
             machines=tuple(machine for machine in listed if machine not in spare),
             hosts={machine.name: machine.address for machine in listed},
+            timings=lab["timing_profiles"][lab["timings"]],
             **{
                 key: lab[key]
                 for key in (
                     "broker",
+                    "provider",
                     "network",
                     "ports",
                     "forwarded_ports",
-                    "timings",
                     "worker_concurrency",
                     "parallelism",
                 )

@@ -12,7 +12,7 @@ class Lab
   class Invalid < StandardError; end
 
   # Environment variables that choose something, and the key of lab.json that each overrides.
-  CHOICES = { "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers" }.freeze
+  CHOICES = { "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings" }.freeze
 
   # Which roles need which secret: a machine is given no other.
   SECRETS = {
@@ -46,6 +46,7 @@ class Lab
     check_created(workers.drop(@data["workers"]))
     @machines = @data["machines"].reject { |name, _| workers.drop(@data["workers"]).include?(name) }
     check_roles
+    check_timings
   end
 
   def state(*path) = File.join(@root, ".lab", *path)
@@ -224,5 +225,30 @@ class Lab
     return if missing.empty?
 
     raise Invalid, "config/lab.json: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}"
+  end
+
+  # What must fit, or a healthy task is taken for a lost one.
+  def check_timings
+    profiles = @data["timing_profiles"]
+    timings = profiles[@data["timings"]]
+    raise Invalid, "#{place('timings')}: #{@data['timings'].to_json} is not allowed; allowed: #{profiles.keys.join(', ')}" unless timings
+
+    at = "config/lab.json: timing_profiles.#{@data['timings']}"
+    least = { "heartbeat_timeout" => [4 * timings["heartbeat_interval"], "four of heartbeat_interval: a task may miss a few"],
+              "scheduler_health_threshold" => [15, "three of a scheduler's heartbeats, which are 5 s apart"],
+              "queued_timeout" => [[120, timings["heartbeat_timeout"]].max, "a task's token lives no longer: it must outlast a worker's absence"] }
+    least.each do |key, (seconds, why)|
+      raise Invalid, "#{at}.#{key}: #{timings[key]} is not allowed; allowed: #{seconds} or more (#{why})" if timings[key] < seconds
+    end
+    check_parallelism
+  end
+
+  def check_parallelism
+    schedulers, workers = with_role("scheduler").size, with_role("worker").size
+    places = workers * @data["worker_concurrency"]
+    return if schedulers * @data["parallelism"] >= places
+
+    raise Invalid, "config/lab.json: parallelism: #{@data['parallelism']} is not allowed; allowed: #{(places.to_f / schedulers).ceil} or more " \
+                   "(#{schedulers} schedulers must fill the #{places} places of #{workers} workers)"
   end
 end

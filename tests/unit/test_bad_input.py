@@ -76,6 +76,7 @@ def move(checkout: Checkout, prefix: str) -> None:
         ("WORKERS", "0", "1 or more"),
         ("WORKERS", "99", "1 to 4"),
         ("WORKERS", "two", "of type integer"),
+        ("TIMINGS", "slow", "fast, stock"),
     ],
 )
 def test_unknown_choice_is_refused(checkout: Checkout, variable: str, value: str, allowed: str) -> None:
@@ -87,6 +88,10 @@ def test_unknown_choice_is_refused(checkout: Checkout, variable: str, value: str
 
 def set_machine(name: str, **entries: Any) -> Change:
     return lambda lab: lab["machines"][name].update(entries)
+
+
+def set_timing(**seconds: int) -> Change:
+    return lambda lab: lab["timing_profiles"]["fast"].update(seconds)
 
 
 MISTAKES: dict[str, tuple[Change, str]] = {
@@ -124,7 +129,26 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "ports.redis: 70000 is not allowed; allowed: 1 to 65535",
     ),
     "a key misspelt": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: postgresql,"),
-    "a key missing": (lambda lab: lab["timings"].pop("queued_timeout"), "timings: queued_timeout missing"),
+    "a key missing": (
+        lambda lab: lab["timing_profiles"]["fast"].pop("queued_timeout"),
+        "timing_profiles.fast: queued_timeout missing",
+    ),
+    "a timeout that a healthy task exceeds": (
+        set_timing(heartbeat_timeout=11),
+        "timing_profiles.fast.heartbeat_timeout: 11 is not allowed; allowed: 12 or more (four of heartbeat_interval",
+    ),
+    "a threshold that a healthy scheduler exceeds": (
+        set_timing(scheduler_health_threshold=10),
+        "scheduler_health_threshold: 10 is not allowed; allowed: 15 or more",
+    ),
+    "a token that does not outlast the queue": (
+        set_timing(queued_timeout=60),
+        "queued_timeout: 60 is not allowed; allowed: 120 or more",
+    ),
+    "schedulers that cannot fill the workers": (
+        lambda lab: lab.update(parallelism=7),
+        "parallelism: 7 is not allowed; allowed: 8 or more (2 schedulers must fill the 16 places of 2 workers)",
+    ),
     "a number as text": (lambda lab: lab.update(parallelism="16"), 'parallelism: "16" is not of type integer'),
     "a name that no host can have": (
         lambda lab: lab["machines"].update(Work_er=lab["machines"]["worker1"]),
