@@ -22,12 +22,13 @@ HOME = "/opt/airflow"
 COMMON = f"{HOME}/airflow.cfg"
 BROKERS = tuple(QUEUE_UNITS)
 VENV = f"{HOME}/venv"
+EXECUTOR = f"{HOME}/plugins/lab_executor.py"
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
 ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
 
 # What every Airflow service reads, beside its configuration.
-READS = (f"{HOME}/airflow.env", SECRETS, "/var/lib/airflow-lab/environment")
+READS = (f"{HOME}/airflow.env", EXECUTOR, SECRETS, "/var/lib/airflow-lab/environment")
 
 
 def install() -> None:
@@ -68,6 +69,7 @@ def configure(context: Context) -> None:
         template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(broker))
         if broker == context.lab.broker:
             template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(broker))
+    template(HERE / "lab_executor.py", EXECUTOR, folder=True)
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     template(HERE / "airflow.sh.j2", "/usr/local/bin/airflow", mode="755")
 
