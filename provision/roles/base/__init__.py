@@ -9,7 +9,7 @@ from pyinfra.operations import server
 from provision.operations import Context, template
 
 HERE = Path(__file__).parent
-PACKAGES = ("curl", "procps")
+PACKAGES = ("curl", "iproute2", "nftables", "procps")
 
 
 def configure(context: Context) -> None:

@@ -1,0 +1,142 @@
+"""The machines from the host: power through Vagrant, everything inside through testinfra over SSH."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+import testinfra
+import vagrant
+from testinfra.host import Host
+
+from lab.topology import ROOT, Machine, Topology
+
+# What Vagrant has no verb for, on every provider; `state` prints one of RUNNING if the machine runs.
+PROVIDERS = {
+    "docker": {
+        "state": ("docker", "inspect", "--format", "{{.State.Status}}"),
+        "freeze": ("docker", "pause"),
+        "thaw": ("docker", "unpause"),
+    },
+}
+RUNNING, FROZEN = "running", "paused"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A machine of the topology and the way into it."""
+
+    machine: Machine
+    host: Host
+    ssh_config: Path
+
+    def run(self, command: str, *words: str) -> str:
+        """Return what a command prints, root running it; AssertionError if it fails."""
+        return self.host.check_output(command, *words)
+
+    def run_script(self, script: str) -> str:
+        """Return what a script prints that comes on standard input; CalledProcessError if it fails.
+
+        Arguments are seen and logged, standard input is not.
+        """
+        command = ["ssh", "-F", str(self.ssh_config), self.machine.name, "sudo", "sh", "-s"]
+        return subprocess.run(command, input=script, capture_output=True, text=True, check=True).stdout
+
+
+class Machines:
+    """The machines of a checkout. Power verbs are Vagrant's own; each forgets the connections it makes stale."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        self.log = root / ".lab" / "vagrant.log"
+
+    @property
+    def topology(self) -> Topology:
+        """The lab as it is now: a provisioning may have moved it to the other broker, or added workers."""
+        return Topology.load(self.root)
+
+    @cached_property
+    def ssh_config(self) -> Path:
+        """Write the one ssh-config of all machines and return its path; connections are kept and shared."""
+        path, topology = self.root / ".lab" / "ssh-config", self.topology
+        entries = [
+            f"Host {name}\n  HostName {address}\n"
+            f"  IdentityFile {self.root}/.vagrant/machines/{name}/{topology.provider}/private_key\n"
+            for name, address in topology.hosts.items()
+        ]
+        common = (
+            "Host *\n  User vagrant\n  IdentitiesOnly yes\n  LogLevel ERROR\n  ConnectTimeout 5\n"
+            # A machine that is frozen keeps the shared connection: without these a command waits for ever.
+            "  ServerAliveInterval 3\n  ServerAliveCountMax 2\n"
+            "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
+            f"  ControlMaster auto\n  ControlPath {self._sockets}/%C\n  ControlPersist 60\n"
+        )
+        path.write_text("".join([*entries, common]))
+        return path
+
+    @cached_property
+    def _sockets(self) -> Path:
+        """The folder of the shared connections, of this checkout and user alone; short, as sockets' paths must be."""
+        mine = hashlib.sha256(f"{os.getuid()} {self.root}".encode()).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"airflow-lab-{mine}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise PermissionError(f"{folder} is another user's")
+        return folder
+
+    def up(self, name: str | None = None, **environment: str) -> None:
+        """Bring a machine up, or all of them, and provision."""
+        self.vagrant(**environment).up(vm_name=name)
+
+    def provision(self, **environment: str) -> None:
+        self.vagrant(**environment).provision()
+
+    def start_provision(self, **environment: str) -> subprocess.Popen[str]:
+        """Begin to provision, and return the running command, its output in a pipe."""
+        command = ["vagrant", "provision"]
+        env = os.environ | environment
+        return subprocess.Popen(command, env=env, cwd=self.root, stdout=PIPE, stderr=STDOUT, text=True)
+
+    def halt(self, name: str | None = None, force: bool = False) -> None:
+        """Shut a machine down, or all of them; with `force`, cut its power."""
+        self._disconnect(name)
+        self.vagrant().halt(vm_name=name, force=force)
+
+    def destroy(self, name: str) -> None:
+        self._disconnect(name)
+        self.vagrant().destroy(vm_name=name)
+
+    def status(self) -> dict[str, str]:
+        """Return the state of each machine, as Vagrant has it."""
+        return {status.name: status.state for status in self.vagrant().status()}
+
+    def guest(self, name: str) -> Guest:
+        """Return the way into a machine; KeyError if the lab has none of that name."""
+        host = testinfra.get_host(f"ssh://{name}?ssh_config={self.ssh_config}&sudo=true&timeout=10")
+        return Guest(self.topology[name], host, self.ssh_config)
+
+    def hypervisor(self, verb: str, name: str) -> str:
+        """Return what the provider's own command for `verb` prints; CalledProcessError if it fails.
+
+        The verbs are those of `PROVIDERS`.
+        """
+        provider = self.topology.provider
+        identity = (self.root / ".vagrant" / "machines" / name / provider / "id").read_text()
+        command = [*PROVIDERS[provider][verb], identity]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def vagrant(self, **environment: str) -> vagrant.Vagrant:
+        """Return Vagrant in this checkout, its output going to `.lab/vagrant.log`."""
+        output = vagrant.make_file_cm(str(self.log), mode="a")
+        return vagrant.Vagrant(self.root, env=os.environ | environment, out_cm=output, err_cm=output)
+
+    def _disconnect(self, name: str | None) -> None:
+        """End the shared connections to what is about to go."""
+        for gone in [name] if name else [machine.name for machine in self.topology.machines]:
+            subprocess.run(["ssh", "-F", str(self.ssh_config), "-O", "exit", gone], capture_output=True, check=False)
