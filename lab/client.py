@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from lab.topology import ROOT, Topology
 
 T = TypeVar("T")  # Python 3.11 has no `def eventually[T]`
 TERMINAL = ("success", "failed")
+TOKEN_KEPT = 12 * 3600  # seconds
 
 
 def secrets(root: Path = ROOT) -> dict[str, str]:
@@ -30,6 +32,7 @@ def connect(topology: Topology) -> psycopg.Connection[Any]:
         password=secrets()["postgresql_password"],
         dbname="lab",
         autocommit=True,
+        connect_timeout=4,
     )
 
 
@@ -51,16 +54,26 @@ def eventually(predicate: Callable[[], T], *, within: float, every: float = 1) -
 class Airflow:
     """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError on an answer of 400 and above."""
 
-    def __init__(self, url: str, password: str) -> None:
+    def __init__(self, url: str, password: str, token: str = "") -> None:
         self.http = httpx.Client(base_url=url, timeout=30)
         self.password = password
-        self.http.headers["Authorization"] = f"Bearer {self.token()}"
+        self.http.headers["Authorization"] = f"Bearer {token or self.token()}"
 
     @classmethod
     def of_this_checkout(cls) -> Airflow:
-        """Return a client of the running lab, through the forwarded port."""
-        port = Topology.load().forwarded_ports["load_balancer"]
-        return cls(f"http://localhost:{port}", secrets()["airflow_admin_password"])
+        """Return a client of the running lab, through the forwarded port.
+
+        Its token is kept in `.lab/` for half of the day that it is good: Airflow takes five logins in 40 s.
+        """
+        port, kept = Topology.load().forwarded_ports["load_balancer"], ROOT / ".lab" / "token"
+        fresh = kept.exists() and time.time() - kept.stat().st_mtime < TOKEN_KEPT
+        airflow = cls(
+            f"http://localhost:{port}", secrets()["airflow_admin_password"], kept.read_text() if fresh else ""
+        )
+        if not fresh:
+            kept.touch(mode=0o600)
+            kept.write_text(airflow.http.headers["Authorization"].removeprefix("Bearer "))
+        return airflow
 
     def token(self) -> str:
         """Log in and return a token."""
@@ -91,6 +104,10 @@ class Airflow:
 
         return eventually(ended, within=within)
 
+    def give_up(self, dag_id: str, run_id: str) -> None:
+        """Mark a run as failed: none of its tasks goes on, or begins."""
+        self.http.patch(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
+
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the task instances of a run."""
         return self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances", limit=1000)["task_instances"]
@@ -98,6 +115,11 @@ class Airflow:
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         """Return the state of each task instance of a run, by task and map index."""
         return {f"{task['task_id']}[{task['map_index']}]": task["state"] for task in self.tasks(dag_id, run_id)}
+
+    def counts(self, dag_id: str, run_id: str) -> str:
+        """Return how many task instances of a run are in each state, in words."""
+        states = Counter(state or "none" for state in self.states(dag_id, run_id).values())
+        return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
 
     def log(self, task: dict[str, Any]) -> str:
         """Return the log of the last try of a task instance, as the UI shows it."""

@@ -1,0 +1,80 @@
+"""Compares across machines what must be equal or must fit, and names the cure for what does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from lab.machines import Machines
+from lab.topology import Topology
+
+SKEW = 2.0  # seconds: Airflow's tokens for logs allow 30, its jwt_leeway 10
+EXAMINE = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.examine"
+PROVISION = "vagrant provision"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong on a machine, and what puts it right."""
+
+    machine: str
+    wrong: str
+    cure: str
+
+
+def examine(machines: Machines) -> list[Finding]:
+    """Return what is wrong in the lab as it is; nothing if all fits."""
+    topology = machines.topology
+    names = [machine.name for machine in topology.machines]
+    with ThreadPoolExecutor() as pool:
+        answers = dict(zip(names, pool.map(lambda name: _ask(machines, name), names), strict=True))
+    silent = [
+        Finding(name, "does not answer", f"vagrant up {name}, or lab heal") for name in names if not answers[name]
+    ]
+    return [*silent, *findings(topology, {name: answer for name, answer in answers.items() if answer})]
+
+
+def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    """Compare the machines' answers, as `provision/examine.py` gives them, with `skew` in seconds."""
+    for key, what in (("airflow.cfg", "its airflow.cfg differs"), ("packages", "its Python packages differ")):
+        for name in odd({name: answer[key] for name, answer in answers.items()}):
+            yield Finding(name, f"{what} from the others'", f"{PROVISION} {name}")
+    for key, what, cure in (("secrets", "the secret", PROVISION), ("dags", "the DAG file", "vagrant reload")):
+        for item in sorted({item for answer in answers.values() for item in answer[key]}):
+            values = {name: answer[key].get(item, "") for name, answer in answers.items()}
+            if key == "secrets":  # a machine has only those that its roles need
+                values = {name: value for name, value in values.items() if value}
+            for name in odd(values):
+                yield Finding(name, f"{what} {item} differs from the others'", f"{cure} {name}")
+    for name, answer in answers.items():
+        for other, address in topology.hosts.items():
+            if answer["hosts"].get(other) != address:
+                found = answer["hosts"].get(other) or "nothing"
+                yield Finding(name, f"resolves {other} to {found}, not {address}", f"{PROVISION} {name}")
+        for endpoint in answer["unreachable"]:
+            yield Finding(name, f"does not reach {endpoint}", "lab heal; lab status shows whether the service runs")
+        if abs(answer["skew"]) > SKEW:
+            wrong = f"its clock is {abs(answer['skew']):.1f} s {'ahead' if answer['skew'] > 0 else 'behind'}"
+            yield Finding(name, wrong, f"vagrant ssh {name} -c 'sudo systemctl restart systemd-timesyncd'")
+
+
+def odd(values: dict[str, str]) -> list[str]:
+    """Return the machines whose value is not the one that most have."""
+    if not values:
+        return []
+    usual, _ = Counter(values.values()).most_common(1)[0]
+    return [name for name, value in values.items() if value != usual]
+
+
+def _ask(machines: Machines, name: str) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(machines.guest(name).run_script(EXAMINE))
+    except subprocess.CalledProcessError:
+        return None
+    return answer | {"skew": answer["time"] - time.time()}  # the time is the last that it looks at

@@ -1,0 +1,159 @@
+"""The state of the lab, asked of every part at once, and what is wrong with it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import psycopg
+from amqp.exceptions import AMQPError
+from celery import Celery
+from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import RedisError
+
+from lab.client import Airflow, connect, secrets
+from lab.faults import services
+from lab.machines import Machines
+from lab.topology import Topology
+
+JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+ANSWER = 4  # seconds that a machine or a worker has to answer
+
+
+@dataclass
+class Status:
+    """What each part says of itself; `problems` names all that is not as it should be, a line each."""
+
+    broker: str
+    services: dict[str, dict[str, str]] = field(default_factory=dict)  # machine: role: systemd's ActiveState
+    heartbeats: dict[str, dict[str, float]] = field(default_factory=dict)  # role: machine: seconds ago
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)  # machine: queues, running
+    queues: dict[str, int] = field(default_factory=dict)  # queue: tasks that wait in it
+    tasks: dict[str, int] = field(default_factory=dict)  # Airflow's state: task instances
+    runs: list[dict[str, str]] = field(default_factory=list)  # the newest DAG runs
+    database: dict[str, Any] = field(default_factory=dict)  # version, connections, size in MiB
+    problems: list[str] = field(default_factory=list)
+
+
+def collect(machines: Machines, airflow: Callable[[], Airflow] = Airflow.of_this_checkout) -> Status:
+    """Ask every machine, Airflow, the workers, the broker and the database, all at the same time."""
+    topology = machines.topology
+    status = Status(topology.broker)
+    parts = {
+        "Airflow": lambda: _airflow(status, topology, airflow()),
+        "the workers": lambda: _workers(status, topology),
+        "the broker": lambda: _queues(status, topology),
+        "the database": lambda: _database(status, topology),
+    }
+    with ThreadPoolExecutor() as pool:
+        status.services = {machine.name: {} for machine in topology.machines}
+        answers = [pool.submit(_services, status, machines, machine.name) for machine in topology.machines]
+        asked = {name: pool.submit(part) for name, part in parts.items()}
+        for answer in answers:
+            answer.result()
+        for name, answer in asked.items():
+            try:
+                answer.result()
+            except (httpx.HTTPError, psycopg.Error, OperationalError, AMQPError, RedisError, OSError) as error:
+                status.problems.append(f"{name}: no answer ({_line(error)})")
+    return status
+
+
+def problems(machines: Machines, airflow: Callable[[], Airflow] = Airflow.of_this_checkout) -> list[str]:
+    """Return what is wrong with the lab; nothing if all is well and no work is left undone."""
+    status = collect(machines, airflow)
+    left = [f"{count} tasks are {state}" for state, count in status.tasks.items()]
+    # A worker that was away may still be at work on what Airflow has given to another.
+    left += [f"{name} runs {worker['running']} tasks" for name, worker in status.workers.items() if worker["running"]]
+    return status.problems + left
+
+
+def _services(status: Status, machines: Machines, name: str) -> None:
+    units = services(machines.topology, name)
+    show = f"systemctl show --value --property ActiveState {' '.join(units.values())}"
+    command = ["ssh", "-F", str(machines.ssh_config), "-o", f"ConnectTimeout={ANSWER}", name, show]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ANSWER, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        status.problems.append(f"{name}: does not answer (vagrant up {name}, or lab heal)")
+        return
+    states = dict(zip(units, done.stdout.split(), strict=True))
+    status.services[name] = states
+    for role, state in states.items():
+        if state != "active":
+            status.problems.append(f"{name}: {role} is {state} (vagrant ssh {name} -c 'journalctl -u {units[role]}')")
+
+
+def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
+    for part, health in airflow.get("monitor/health").items():
+        if health["status"] != "healthy":
+            status.problems.append(f"Airflow's {part} is {health['status'] or 'not there'}")
+    now = datetime.now(UTC)
+    # The newest: Airflow drops those that are dead from the page that it has cut.
+    jobs = airflow.get("jobs", is_alive=True, limit=100, order_by="-latest_heartbeat")["jobs"]
+    for role, kind in JOBS.items():
+        beats = {
+            job["hostname"]: (now - datetime.fromisoformat(job["latest_heartbeat"])).total_seconds()
+            for job in sorted(jobs, key=lambda job: job["latest_heartbeat"])
+            if job["job_type"] == kind
+        }
+        status.heartbeats[role] = beats
+        status.problems += [
+            f"{machine.name}: {role} has no heartbeat"
+            for machine in topology.with_role(role)
+            if machine.name not in beats
+        ]
+    for run in airflow.get("dags/~/dagRuns", order_by="-run_after", limit=5)["dag_runs"]:
+        status.runs.append({key: run[key] or "" for key in ("dag_id", "run_after", "state")})
+    params = {"state": ["queued", "running"], "limit": 1000}
+    left = airflow.get("dags/~/dagRuns/~/taskInstances", **params)["task_instances"]
+    status.tasks = dict(Counter(task["state"] for task in left))
+
+
+def _workers(status: Status, topology: Topology) -> None:
+    machines = topology.with_role("worker")
+    inspect = celery(topology).control.inspect([f"celery@{machine.name}" for machine in machines], timeout=ANSWER)
+    queues, active = inspect.active_queues() or {}, inspect.active() or {}
+    for machine in machines:
+        node = f"celery@{machine.name}"
+        listens = [queue["name"] for queue in queues.get(node, [])]
+        status.workers[machine.name] = {"queues": listens, "running": len(active.get(node, []))}
+        if missing := sorted(set(machine.queues) - set(listens)):
+            status.problems.append(f"{machine.name}: takes no tasks from {', '.join(missing)}")
+
+
+def _queues(status: Status, topology: Topology) -> None:
+    with celery(topology).connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=ANSWER)
+        for queue in sorted({queue for worker in topology.with_role("worker") for queue in worker.queues}):
+            try:
+                with connection.channel() as channel:
+                    status.queues[queue] = channel.queue_declare(queue, passive=True).message_count
+            except ChannelError:
+                status.queues[queue] = 0
+
+
+def _database(status: Status, topology: Topology) -> None:
+    query = "SELECT version(), (SELECT count(*) FROM pg_stat_activity), pg_database_size('airflow') / 1048576"
+    with connect(topology) as connection:
+        version, connections, size = connection.execute(query).fetchone() or ("", 0, 0)
+    status.database = {"version": version.split(" (")[0], "connections": connections, "size_mib": size}
+
+
+def celery(topology: Topology) -> Celery:
+    """Return a client of the chosen broker, by address: the host does not know the machines' names."""
+    password, address = secrets()[f"{topology.broker}_password"], topology.with_role("queue")[0].address
+    port = topology.ports[topology.broker]
+    user, path = {"redis": ("", "0"), "rabbitmq": ("airflow", "airflow")}[topology.broker]
+    scheme = {"redis": "redis", "rabbitmq": "amqp"}[topology.broker]
+    return Celery(broker=f"{scheme}://{user}:{password}@{address}:{port}/{path}", set_as_current=False)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

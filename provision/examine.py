@@ -1,0 +1,82 @@
+"""Prints, as JSON, what of this machine must be equal to other machines or fit them; for `lab doctor`.
+
+Runs as root with the machine's own Python. Secrets are shown as hashes: they are random, so those say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lab.topology import Topology
+
+HOME = Path("/opt/airflow")
+BROKER = "broker"
+# Which ports a role works with: the role at the other end, and the name of its port.
+NEEDS = {
+    "scheduler": [("database", "postgresql"), ("queue", BROKER)],
+    "api_server": [("database", "postgresql"), ("worker", "worker_log_server"), ("triggerer", "triggerer_log_server")],
+    "dag_processor": [("database", "postgresql")],
+    "triggerer": [("database", "postgresql"), ("load_balancer", "load_balancer")],
+    "worker": [("queue", BROKER), ("load_balancer", "load_balancer"), ("database", "postgresql")],
+    "load_balancer": [("api_server", "api_server")],
+    "flower": [("queue", BROKER)],
+}
+
+
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def packages() -> str:
+    """Return a hash of the Python packages of Airflow's environment, with their versions."""
+    names = sorted(path.name for path in HOME.glob("venv/lib/python*/site-packages/*.dist-info"))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def resolve(name: str) -> str:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return ""
+
+
+def reaches(endpoint: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(endpoint, timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def endpoints(lab: Topology, roles: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Return the name and port of everything that a machine with `roles` works with."""
+    for role in roles:
+        for peer, port in NEEDS.get(role, []):
+            for machine in lab.with_role(peer):
+                yield machine.name, lab.ports[lab.broker if port == BROKER else port]
+
+
+def examine(lab: Topology, name: str) -> dict[str, object]:
+    needed = sorted(set(endpoints(lab, lab[name].roles)))
+    with ThreadPoolExecutor() as pool:
+        reached = list(pool.map(reaches, needed))
+    return {
+        "secrets": {path.name: sha(path) for path in sorted(HOME.glob("secrets/*"))},
+        "packages": packages(),
+        "airflow.cfg": sha(HOME / "airflow.cfg"),
+        "dags": {str(path.relative_to(HOME / "dags")): sha(path) for path in sorted(HOME.glob("dags/**/*.py"))},
+        "hosts": {other: resolve(other) for other in lab.hosts},
+        "unreachable": [f"{host}:{port}" for (host, port), ok in zip(needed, reached, strict=True) if not ok],
+        "time": time.time(),
+    }
+
+
+if __name__ == "__main__":
+    document = json.loads(Path("/etc/airflow-lab/machine.json").read_text())
+    print(json.dumps(examine(Topology.from_document(document["lab"]), document["machine"])))

@@ -1,0 +1,67 @@
+"""What `lab doctor` makes of the machines' answers."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from lab.doctor import findings
+from lab.topology import Topology
+
+
+def answers(topology: Topology) -> dict[str, dict[str, Any]]:
+    answer = {
+        "airflow.cfg": "a",
+        "packages": "p",
+        "secrets": {"secret_key": "s"},
+        "dags": {"ledger.py": "l"},
+        "hosts": dict(topology.hosts),
+        "unreachable": [],
+        "skew": 0.1,
+    }
+    return {machine.name: deepcopy(answer) for machine in topology.machines}
+
+
+def test_machines_that_fit_have_nothing_to_be_found() -> None:
+    topology = Topology.load()
+    assert [*findings(topology, answers(topology))] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("airflow.cfg", "b", "its airflow.cfg differs from the others'"),
+        ("packages", "q", "its Python packages differ from the others'"),
+        ("secrets", {"secret_key": "t"}, "the secret secret_key differs from the others'"),
+        ("dags", {"ledger.py": "m"}, "the DAG file ledger.py differs from the others'"),
+        ("dags", {}, "the DAG file ledger.py differs from the others'"),
+        ("unreachable", ["broker:5432"], "does not reach broker:5432"),
+        ("skew", 60.0, "its clock is 60.0 s ahead"),
+        ("skew", -3.0, "its clock is 3.0 s behind"),
+    ],
+)
+def test_machine_that_does_not_fit_is_found(key: str, value: Any, wrong: str) -> None:
+    topology = Topology.load()
+    given = answers(topology)
+    given["worker1"][key] = value
+    found = [*findings(topology, given)]
+    assert [(finding.machine, finding.wrong) for finding in found] == [("worker1", wrong)]
+    assert found[0].cure
+
+
+def test_name_that_resolves_wrongly_is_found() -> None:
+    topology = Topology.load()
+    given = answers(topology)
+    given["master1"]["hosts"]["broker"] = "127.0.0.1"
+    assert [finding.wrong for finding in findings(topology, given)] == [
+        f"resolves broker to 127.0.0.1, not {topology.hosts['broker']}"
+    ]
+
+
+def test_secret_that_a_machine_does_not_need_is_not_missed() -> None:
+    topology = Topology.load()
+    given = answers(topology)
+    given["worker1"]["secrets"] = {}
+    assert [*findings(topology, given)] == []
