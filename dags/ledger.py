@@ -1,28 +1,53 @@
-"""Tasks that enter themselves in a ledger when they begin and when they end: was anything lost, or done twice?"""
+"""Tasks that enter themselves in a ledger, begin, every second, and end: what was lost, or done twice?"""
 
 import socket
 import time
 
 import tenacity
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import Param, dag, task
+from airflow.sdk import BaseHook, Param, dag, task
 
 TABLE = """
-    CREATE TABLE IF NOT EXISTS ledger (
+    CREATE TABLE IF NOT EXISTS tries (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         run_id text NOT NULL, task int NOT NULL, try int NOT NULL, host text NOT NULL,
-        started timestamptz NOT NULL DEFAULT clock_timestamp(), ended timestamptz
+        started timestamptz NOT NULL DEFAULT clock_timestamp(),
+        seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+        ended timestamptz,
+        stands boolean NOT NULL DEFAULT false
     )
 """
-BEGIN = "INSERT INTO ledger (run_id, task, try, host) VALUES (%s, %s, %s, %s) RETURNING id"
-END = "UPDATE ledger SET ended = clock_timestamp() WHERE id = %s"
+# The effect of a task stands once, whichever of its tries is the first at its end: Airflow and Celery promise no more
+# than that a task is done at least once, and a machine that is cut off goes on with what it has.
+ONCE = "CREATE UNIQUE INDEX IF NOT EXISTS stands_once ON tries (run_id, task) WHERE stands"
+BEGIN = "INSERT INTO tries (run_id, task, try, host) VALUES (%s, %s, %s, %s) RETURNING id"
+SEEN = "UPDATE tries SET seen = clock_timestamp() WHERE id = %s RETURNING id"
+END = """
+    UPDATE tries SET seen = clock_timestamp(), ended = clock_timestamp(), stands = NOT EXISTS (
+        SELECT FROM tries other WHERE other.run_id = tries.run_id AND other.task = tries.task AND other.stands
+    ) WHERE id = %s RETURNING id
+"""
 
 
-@tenacity.retry(stop=tenacity.stop_after_delay(120), wait=tenacity.wait_fixed(1))
-def write(sql: str, *values: object) -> int | None:
-    """Write to the ledger, also if the database is away for a while, and return what the statement returns."""
-    fetch = (lambda cursor: cursor.fetchone()[0]) if "RETURNING" in sql else None
-    return PostgresHook("lab_database").run(sql, parameters=values, autocommit=True, handler=fetch)
+class Ledger:
+    """The ledger, over one connection, which is made anew when it breaks."""
+
+    def __init__(self) -> None:
+        self.hook = PostgresHook("lab_database", connection=BaseHook.get_connection("lab_database"))
+        self.connection = None
+
+    @tenacity.retry(stop=tenacity.stop_after_delay(120), wait=tenacity.wait_fixed(1))
+    def write(self, sql: str, *values: object) -> int:
+        """Write an entry and return its id; also if the database is away for a while."""
+        try:
+            self.connection = self.connection or self.hook.get_conn()
+            self.connection.autocommit = True
+            with self.connection.cursor() as cursor:
+                cursor.execute(sql, values)
+                return cursor.fetchone()[0]
+        except Exception:
+            self.connection = None
+            raise
 
 
 def number(default: int, description: str) -> Param:
@@ -43,14 +68,17 @@ def ledger():
     def plan(params: dict | None = None) -> list[int]:
         """Create the table and return how many seconds each task takes, the long one first."""
         assert params is not None
-        PostgresHook("lab_database").run(["SELECT pg_advisory_xact_lock(4)", TABLE])
+        PostgresHook("lab_database").run(["SELECT pg_advisory_xact_lock(4)", TABLE, ONCE])
         return [params["long"]] * bool(params["long"]) + [params["seconds"]] * params["tasks"]
 
     @task
     def work(seconds: int, run_id: str | None = None, ti=None) -> None:
-        entry = write(BEGIN, run_id, ti.map_index, ti.try_number, socket.gethostname())
-        time.sleep(seconds)
-        write(END, entry)
+        entries = Ledger()
+        entry = entries.write(BEGIN, run_id, ti.map_index, ti.try_number, socket.gethostname())
+        for _ in range(seconds):
+            time.sleep(1)
+            entries.write(SEEN, entry)
+        entries.write(END, entry)
 
     work.expand(seconds=plan())
 
