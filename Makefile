@@ -11,7 +11,7 @@ export SSL_CERT_FILE ?= $(CA)
 endif
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: up test unit lint format lock figures clean host
+.PHONY: up test unit lint format lock figures status doctor heal drills clean host
 
 up: host ## the lab, from nothing
 	@$(LAB) vagrant up
@@ -26,12 +26,12 @@ lint: .venv/installed ## style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@shellcheck $$(git ls-files '*.sh') .ci/run
+	@shellcheck $$(git ls-files '*.sh') .ci/run bin/lab
 	@for file in Vagrantfile provision/host/*.rb; do ruby -c $$file >/dev/null || exit 1; done
 	@$(BIN)/check-jsonschema --check-metaschema config/lab.schema.json
 	@$(BIN)/check-jsonschema --schemafile config/lab.schema.json config/lab.json
 
-format: .venv/installed ## rewrites the Python files, and the README's table
+format: .venv/installed ## rewrites the Python files, and the README's tables
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m lab.readme
@@ -43,6 +43,13 @@ lock: .venv/installed ## the newest packages that requirements.in allows; `vagra
 
 figures: up .venv/installed ## measures what the README says of time and memory
 	@$(LAB) $(BIN)/python -m lab.figures
+
+status doctor heal: .venv/installed ## `lab` beside make: bin/lab --help
+	@bin/lab $@
+
+drills: up .venv/installed ## every drill on both brokers, and the README's table of them
+	@bin/lab drill all --broker both
+	@$(BIN)/python -m lab.readme drills
 
 clean: ## the machines, the images, the secrets and the Python environment
 	@$(LAB) sh provision/host/clean.sh

@@ -291,9 +291,8 @@ class Docker
         Airflow   http://localhost:#{ports['load_balancer']}   admin / #{password['airflow_admin_password']}
         Flower    http://localhost:#{ports['flower']}   admin / #{password['flower_password']}#{management if @lab.data['broker'] == 'rabbitmq'}
 
-      Next: unpause and trigger celery_parallel_demo in the UI, then crash a machine under it:
-        vagrant halt --force worker1     and back: vagrant up worker1
-        make test                        proves the whole lab
+      Next: bin/lab drill worker-crash   cuts a machine's power under work, and shows what became of it
+            make test                    proves the whole lab
     TEXT
   end
 end
