@@ -10,11 +10,16 @@ import psycopg
 import pytest
 
 from lab.client import Airflow, connect, eventually, secrets
+from lab.machines import Guest, Machines
+from lab.status import problems
 from lab.topology import QUEUE_UNITS, Topology
-from tests.machines import Guest, Machines
 
 BROKERS = tuple(QUEUE_UNITS)
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--drills-on-both-brokers", action="store_true", help="run every drill on both brokers")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -31,10 +36,8 @@ def topology() -> Topology:
 
 
 @pytest.fixture(scope="session")
-def machines() -> Iterator[Machines]:
-    machines = Machines()
-    yield machines
-    machines.disconnect()
+def machines() -> Machines:
+    return Machines()
 
 
 @pytest.fixture(scope="session", params=sorted(BROKERS, key=lambda broker: broker != Topology.load().broker))
@@ -80,19 +83,10 @@ def lab_database(topology: Topology) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def check_whole(airflow: Airflow, topology: Topology) -> None:
-    """Assert that every component of Airflow reports, on every machine that has it."""
-    health = airflow.get("monitor/health")
-    sick = [part for part, state in health.items() if state["status"] != "healthy"]
-    assert not sick, health
-    jobs = airflow.get("jobs", is_alive=True, limit=100)["jobs"]
-    for role, job in (
-        ("scheduler", "SchedulerJob"),
-        ("dag_processor", "DagProcessorJob"),
-        ("triggerer", "TriggererJob"),
-    ):
-        expected = {machine.name for machine in topology.with_role(role)}
-        assert {entry["hostname"] for entry in jobs if entry["job_type"] == job} >= expected, role
+def check_whole(machines: Machines, airflow: Airflow) -> None:
+    """Assert that every part of the lab reports, and that nothing is left to be done."""
+    found = problems(machines, lambda: airflow)
+    assert not found, found
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +95,10 @@ def whole(request: pytest.FixtureRequest) -> Iterator[None]:
     if "destructive" not in request.keywords:
         yield
         return
-    airflow, topology = request.getfixturevalue("airflow"), request.getfixturevalue("topology")
-    eventually(lambda: check_whole(airflow, topology), within=60)
+    machines, airflow = request.getfixturevalue("machines"), request.getfixturevalue("airflow")
+    eventually(lambda: check_whole(machines, airflow), within=60)
     yield
-    eventually(lambda: check_whole(airflow, topology), within=120)
+    eventually(lambda: check_whole(machines, airflow), within=120)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -13,6 +13,7 @@ import pytest
 from vega_datasets import local_data
 
 from lab.client import Airflow, eventually
+from lab.machines import Machines
 from lab.topology import Topology
 from tests.conftest import check_whole
 
@@ -34,8 +35,8 @@ def api_server(topology: Topology, index: int) -> str:
     return f"http://{machine.address}:{topology.ports['api_server']}"
 
 
-def test_every_component_beats_on_every_master(airflow: Airflow, topology: Topology) -> None:
-    eventually(lambda: check_whole(airflow, topology), within=60)
+def test_every_part_of_the_lab_reports(machines: Machines, airflow: Airflow) -> None:
+    eventually(lambda: check_whole(machines, airflow), within=60)
 
 
 def test_load_balancer_uses_every_api_server(airflow: Airflow, topology: Topology) -> None:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from lab.client import Airflow, eventually
+from lab.machines import Guest, Machines
 from lab.topology import Topology
-from tests.machines import Guest, Machines
 
 pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
 PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
+from lab.machines import Guest, Machines
 from lab.topology import ROOT, Topology
-from tests.machines import Guest, Machines
 from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
 
 

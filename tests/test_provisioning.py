@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from lab.client import Airflow
+from lab.machines import Guest, Machines
 from lab.topology import ROOT
-from tests.machines import Guest, Machines
 from tests.test_faults import works
 
 pytestmark = pytest.mark.usefixtures("broker")

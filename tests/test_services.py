@@ -11,9 +11,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from lab.client import Airflow
+from lab.machines import Guest, Machines
 from lab.topology import QUEUE_UNITS, ROOT, Machine, Topology
 from provision.roles import components
-from tests.machines import Guest, Machines
 
 DATABASE = "postgresql@17-main.service"
 # Which port each role opens to the lab's network.

@@ -5,20 +5,25 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from lab.readme import as_shipped, written
+from lab.drills import DRILLS
+from lab.readme import as_shipped, machines, put
 from lab.topology import ROOT
 
 README = (ROOT / "README.md").read_text()
 
 
 def test_table_of_machines_is_current() -> None:
-    assert written(README, as_shipped()) == README, "run: make format"
+    assert put(README, "machines", machines(as_shipped())) == README, "run: make format"
 
 
 def test_table_of_machines_follows_the_topology() -> None:
     lab = as_shipped()
     moved = replace(lab, machines=(replace(lab.machines[0], address="192.168.56.99"), *lab.machines[1:]))
-    assert "| broker | 192.168.56.99 |" in written(README, moved)
+    assert "| broker | 192.168.56.99 |" in put(README, "machines", machines(moved))
+
+
+def test_table_of_drills_has_each() -> None:
+    assert re.findall(r"^\| `([a-z-]+)` \|", README, re.MULTILINE) == list(DRILLS)
 
 
 def test_make_targets_that_it_names_exist() -> None:
@@ -27,5 +32,5 @@ def test_make_targets_that_it_names_exist() -> None:
 
 
 def test_files_that_it_names_exist() -> None:
-    for path in re.findall(r"`((?:config|dags|provision|lab|tests)/[\w./]*)`", README):
+    for path in re.findall(r"`((?:config|dags|provision|lab|tests|bin)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
