@@ -18,10 +18,6 @@ BROKERS = tuple(QUEUE_UNITS)
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--drills-on-both-brokers", action="store_true", help="run every drill on both brokers")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     topology = Topology.load()
     for role in ("any_machine", *ROLES):

@@ -1,12 +1,9 @@
 """Every drill, as `lab drill` runs it: nothing is lost or done twice, and the lab is whole again.
 
-Each is run on one broker, in turns, and those that strike the broker's own machine on both; `--drills-on-both-brokers`
-runs each on both.
+Each is run on one broker, in turns, and those that strike the broker itself on both; `make drills` runs each on both.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
@@ -17,19 +14,16 @@ from lab.topology import ROOT
 from tests.conftest import BROKERS
 
 UNNOTICED = ("queue-restart", "queue-kill", "broker-halt")  # no task that has begun is begun again
+CASES = [  # one broker after the other: a move takes longer than most drills
+    pytest.param(broker, name, id=f"{name}-{broker}")
+    for place, broker in reversed(list(enumerate(BROKERS)))
+    for turn, name in enumerate(DRILLS)
+    if name in UNNOTICED or turn % 2 == place
+]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    everywhere = metafunc.config.getoption("drills_on_both_brokers")
-    if "drill" in metafunc.fixturenames:
-        cases: list[Any] = [
-            pytest.param(broker, name, id=f"{name}-{broker}")
-            for turn, name in enumerate(DRILLS)
-            for broker in (BROKERS if everywhere or name in UNNOTICED else BROKERS[turn % 2 :][:1])
-        ]
-        metafunc.parametrize(("broker", "drill"), cases, indirect=["broker"])
-
-
+@pytest.mark.destructive
+@pytest.mark.parametrize(("broker", "drill"), CASES, indirect=["broker"])
 def test_drill(broker: str, drill: str, machines: Machines) -> None:
     record = run(drill, machines, print)
     page = report.write(record, ROOT / ".lab" / "reports")
