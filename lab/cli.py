@@ -128,7 +128,7 @@ def fault(
         note = faults.FAULTS[what].inject(machines, machine, target)
     except faults.UnknownError as error:
         raise fail(str(error)) from error
-    except (AssertionError, subprocess.CalledProcessError) as error:
+    except (AssertionError, RuntimeError, subprocess.CalledProcessError) as error:
         raise fail(f"{what} {machine} could not be done. Next: lab status. {error}") from error
     console.print(f"{what} {machine} {target}: done. {note or ''}\nNext: lab status --watch, then lab heal")
 
@@ -136,7 +136,11 @@ def fault(
 @app.command()
 def heal() -> None:
     """Undo every fault: thaw, reconnect, start and bring up what is not."""
-    console.print("\n".join(faults.heal(machines_of_the_lab())) or "nothing had to be undone")
+    try:
+        undone = faults.heal(machines_of_the_lab())
+    except subprocess.CalledProcessError as error:
+        raise fail(f"not all could be undone: {error}\n{error.stderr or ''}Next: make up") from error
+    console.print("\n".join(undone) or "nothing had to be undone")
 
 
 @app.command()
@@ -171,7 +175,8 @@ def drill(
             for name in chosen:
                 records.append(_run(name, machines))
     finally:
-        console.print(_table(records))
+        if records:
+            console.print(_table(records))
     raise typer.Exit(0 if all(record.passed for record in records) else 1)
 
 

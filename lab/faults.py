@@ -148,7 +148,7 @@ def heal(machines: Machines) -> list[str]:
     names = [machine.name for machine in topology.machines]
     undone = []
     with ThreadPoolExecutor() as pool:
-        states = dict(zip(names, pool.map(lambda name: machines.hypervisor("state", name), names), strict=True))
+        states = dict(zip(names, pool.map(machines.state, names), strict=True))
         for name in (name for name, state in states.items() if state == FROZEN):
             machines.hypervisor("thaw", name)
             undone.append(f"{name} thawed")

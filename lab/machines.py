@@ -121,15 +121,21 @@ class Machines:
         host = testinfra.get_host(f"ssh://{name}?ssh_config={self.ssh_config}&sudo=true&timeout=10")
         return Guest(self.topology[name], host, self.ssh_config)
 
+    def state(self, name: str) -> str:
+        """Return the state of a machine in its provider's words; one that there is not is absent."""
+        return self.hypervisor("state", name) if self._identity(name).exists() else "absent"
+
     def hypervisor(self, verb: str, name: str) -> str:
         """Return what the provider's own command for `verb` prints; CalledProcessError if it fails.
 
         The verbs are those of `PROVIDERS`.
         """
-        provider = self.topology.provider
-        identity = (self.root / ".vagrant" / "machines" / name / provider / "id").read_text()
-        command = [*PROVIDERS[provider][verb], identity]
+        command = [*PROVIDERS[self.topology.provider][verb], self._identity(name).read_text()]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def _identity(self, name: str) -> Path:
+        """Return the file in which Vagrant keeps what the provider calls a machine."""
+        return self.root / ".vagrant" / "machines" / name / self.topology.provider / "id"
 
     def vagrant(self, **environment: str) -> vagrant.Vagrant:
         """Return Vagrant in this checkout, its output going to `.lab/vagrant.log`."""
