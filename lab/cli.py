@@ -21,12 +21,12 @@ from lab import drills, faults, report
 from lab import status as status_
 from lab.client import Airflow
 from lab.machines import Machines
-from lab.topology import ROOT
+from lab.topology import QUEUE_UNITS, ROOT
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False)
 REPORTS = ROOT / ".lab" / "reports"
-BROKERS = ("redis", "rabbitmq")
+BROKERS = tuple(QUEUE_UNITS)
 GOOD, BAD = "[green]✓[/]", "[red]✗[/]"
 
 
