@@ -128,7 +128,9 @@ def fault(
         note = faults.FAULTS[what].inject(machines, machine, target)
     except faults.UnknownError as error:
         raise fail(str(error)) from error
-    except (AssertionError, RuntimeError, subprocess.CalledProcessError) as error:
+    except RuntimeError as error:  # testinfra's for a connection that there is not
+        raise fail(f"{machine} does not answer. Next: lab status, lab heal") from error
+    except (AssertionError, subprocess.CalledProcessError) as error:
         raise fail(f"{what} {machine} could not be done. Next: lab status. {error}") from error
     console.print(f"{what} {machine} {target}: done. {note or ''}\nNext: lab status --watch, then lab heal")
 

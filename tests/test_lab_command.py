@@ -55,6 +55,7 @@ def test_frozen_machine_is_named_and_thawed() -> None:
     assert "freeze worker2" in lab("fault", "freeze", "worker2")
     assert "worker2: does not answer" in lab("status", code=1)
     assert "worker2: does not answer" in lab("doctor", code=1)
+    assert "worker2 does not answer" in lab("fault", "kill", "worker2", "worker", code=2)
     assert "worker2 thawed" in lab("heal")
     eventually(lambda: lab("status"), within=60)
 
