@@ -19,7 +19,6 @@ from rich.table import Column, Table
 from lab import doctor as doctor_
 from lab import drills, faults, report
 from lab import status as status_
-from lab.client import Airflow
 from lab.machines import Machines
 from lab.topology import QUEUE_UNITS, ROOT
 
@@ -50,21 +49,14 @@ def status(
 ) -> None:
     """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0 if all is well."""
     machines = machines_of_the_lab()
-    known: list[Airflow] = []
-
-    def airflow() -> Airflow:  # one login, however often it looks
-        if not known:
-            known.append(Airflow.of_this_checkout())
-        return known[0]
-
-    found = status_.collect(machines, airflow)
+    found = status_.collect(machines)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
     elif watch:
         with Live(screen(found), console=console, screen=True) as live:
             while True:
                 time.sleep(2)
-                live.update(screen(status_.collect(machines, airflow)))
+                live.update(screen(status_.collect(machines)))
     else:
         console.print(screen(found))
     raise typer.Exit(1 if found.problems else 0)

@@ -192,7 +192,7 @@ def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
     AssertionError if the lab is not whole to begin with.
     """
     drill, topology, airflow = DRILLS[name], machines.topology, Airflow.of_this_checkout()
-    eventually(lambda: _whole(machines, airflow), within=60)
+    eventually(lambda: _whole(machines), within=60)
     victims = drill.victims(topology)
     record = Record(name, drill.title, topology.broker, drill.overlap, victims, "", datetime.now(UTC))
     visitor = Visitor(airflow)
@@ -219,7 +219,7 @@ def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
             _ended(airflow, record.run_id, say)
             record.ended_at = datetime.now(UTC)
             say("the work has ended; waiting until the lab is whole")
-            eventually(lambda: _whole(machines, airflow), within=120)
+            eventually(lambda: _whole(machines), within=120)
             record.whole_at = datetime.now(UTC)
         except AssertionError as error:
             record.problems.append(str(error))
@@ -234,8 +234,8 @@ def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
     return record
 
 
-def _whole(machines: Machines, airflow: Airflow) -> None:
-    found = problems(machines, lambda: airflow)
+def _whole(machines: Machines) -> None:
+    found = problems(machines)
     assert not found, "; ".join(found)
 
 

@@ -58,7 +58,11 @@ def write(record: Record, folder: Path) -> Path:
 def render(record: Record, template: str) -> str:
     """Return the page of a drill, or the picture alone."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    end = max(moment for moment in (record.began, record.ended_at, record.whole_at, *_seen(record)) if moment)
+    end = max(
+        moment
+        for moment in (record.began, record.ended_at, record.whole_at, *(one.last for one in record.tries))
+        if moment
+    )
     seconds = max((end - record.began).total_seconds(), 1)
 
     def x(moment: datetime) -> float:
@@ -86,10 +90,6 @@ def render(record: Record, template: str) -> str:
         row=ROW,
         graph=GRAPH,
     )
-
-
-def _seen(record: Record) -> Iterable[datetime]:
-    return (one.last for one in record.tries)
 
 
 def _lanes(record: Record, x: Callable[[datetime], float]) -> Iterable[Lane]:

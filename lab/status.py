@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,12 +40,12 @@ class Status:
     problems: list[str] = field(default_factory=list)
 
 
-def collect(machines: Machines, airflow: Callable[[], Airflow] = Airflow.of_this_checkout) -> Status:
+def collect(machines: Machines) -> Status:
     """Ask every machine, Airflow, the workers, the broker and the database, all at the same time."""
     topology = machines.topology
     status = Status(topology.broker)
     parts = {
-        "Airflow": lambda: _airflow(status, topology, airflow()),
+        "Airflow": lambda: _airflow(status, topology, Airflow.of_this_checkout()),
         "the workers": lambda: _workers(status, topology),
         "the broker": lambda: _queues(status, topology),
         "the database": lambda: _database(status, topology),
@@ -65,9 +64,9 @@ def collect(machines: Machines, airflow: Callable[[], Airflow] = Airflow.of_this
     return status
 
 
-def problems(machines: Machines, airflow: Callable[[], Airflow] = Airflow.of_this_checkout) -> list[str]:
+def problems(machines: Machines) -> list[str]:
     """Return what is wrong with the lab; nothing if all is well and no work is left undone."""
-    status = collect(machines, airflow)
+    status = collect(machines)
     left = [f"{count} tasks are {state}" for state, count in status.tasks.items()]
     # A worker that was away may still be at work on what Airflow has given to another.
     left += [f"{name} runs {worker['running']} tasks" for name, worker in status.workers.items() if worker["running"]]
@@ -148,11 +147,8 @@ def _database(status: Status, topology: Topology) -> None:
 
 def celery(topology: Topology) -> Celery:
     """Return a client of the chosen broker, by address: the host does not know the machines' names."""
-    password, address = secrets()[f"{topology.broker}_password"], topology.with_role("queue")[0].address
-    port = topology.ports[topology.broker]
-    user, path = {"redis": ("", "0"), "rabbitmq": ("airflow", "airflow")}[topology.broker]
-    scheme = {"redis": "redis", "rabbitmq": "amqp"}[topology.broker]
-    return Celery(broker=f"{scheme}://{user}:{password}@{address}:{port}/{path}", set_as_current=False)
+    endpoint = f"{topology.with_role('queue')[0].address}:{topology.ports[topology.broker]}"
+    return Celery(broker=topology.broker_url(endpoint, secrets()[f"{topology.broker}_password"]), set_as_current=False)
 
 
 def _line(error: Exception) -> str:

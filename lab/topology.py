@@ -92,6 +92,11 @@ class Topology:
         """Return the machines that have `role`, in the order of `lab.json`."""
         return tuple(machine for machine in self.machines if role in machine.roles)
 
+    def broker_url(self, endpoint: str, password: str) -> str:
+        """Return the URL of the chosen broker at `endpoint`, a `host:port`, as Celery takes it."""
+        scheme, user, path = {"redis": ("redis", "", "0"), "rabbitmq": ("amqp", "airflow", "airflow")}[self.broker]
+        return f"{scheme}://{user}:{password}@{endpoint}/{path}"
+
     def endpoints(self, role: str, port: str) -> list[str]:
         """Return `name:port` for every machine with `role`: clients take lists, however short."""
         return [f"{machine.name}:{self.ports[port]}" for machine in self.with_role(role)]

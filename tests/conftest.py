@@ -79,9 +79,9 @@ def lab_database(topology: Topology) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def check_whole(machines: Machines, airflow: Airflow) -> None:
+def check_whole(machines: Machines) -> None:
     """Assert that every part of the lab reports, and that nothing is left to be done."""
-    found = problems(machines, lambda: airflow)
+    found = problems(machines)
     assert not found, found
 
 
@@ -91,10 +91,10 @@ def whole(request: pytest.FixtureRequest) -> Iterator[None]:
     if "destructive" not in request.keywords:
         yield
         return
-    machines, airflow = request.getfixturevalue("machines"), request.getfixturevalue("airflow")
-    eventually(lambda: check_whole(machines, airflow), within=60)
+    machines = request.getfixturevalue("machines")
+    eventually(lambda: check_whole(machines), within=60)
     yield
-    eventually(lambda: check_whole(machines, airflow), within=120)
+    eventually(lambda: check_whole(machines), within=120)
 
 
 @pytest.hookimpl(hookwrapper=True)

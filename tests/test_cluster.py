@@ -35,8 +35,8 @@ def api_server(topology: Topology, index: int) -> str:
     return f"http://{machine.address}:{topology.ports['api_server']}"
 
 
-def test_every_part_of_the_lab_reports(machines: Machines, airflow: Airflow) -> None:
-    eventually(lambda: check_whole(machines, airflow), within=60)
+def test_every_part_of_the_lab_reports(machines: Machines) -> None:
+    eventually(lambda: check_whole(machines), within=60)
 
 
 def test_load_balancer_uses_every_api_server(airflow: Airflow, topology: Topology) -> None:

@@ -101,12 +101,9 @@ def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
 
 def broker_url(lab: Topology, secrets: Mapping[str, str]) -> str:
     """Return the URLs of the queue servers, as Celery takes them: a list with semicolons."""
-    scheme, user, path = {"redis": ("redis", "", "0"), "rabbitmq": ("amqp", "airflow", "airflow")}[lab.broker]
     if not (password := secrets.get(f"{lab.broker}_password")):
         return ""
-    return ";".join(
-        f"{scheme}://{user}:{password}@{endpoint}/{path}" for endpoint in lab.endpoints("queue", lab.broker)
-    )
+    return ";".join(lab.broker_url(endpoint, password) for endpoint in lab.endpoints("queue", lab.broker))
 
 
 def flower_environment(lab: Topology, secrets: Mapping[str, str]) -> str:
