@@ -31,7 +31,7 @@ lint: .venv/installed ## style and types
 	@$(BIN)/check-jsonschema --check-metaschema config/lab.schema.json
 	@$(BIN)/check-jsonschema --schemafile config/lab.schema.json config/lab.json
 
-format: .venv/installed ## rewrites the Python files, and the README's tables
+format: .venv/installed ## rewrites the Python files, and the README's table of machines
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m lab.readme
