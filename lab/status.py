@@ -45,6 +45,7 @@ def collect(machines: Machines) -> Status:
     topology = machines.topology
     status = Status(topology.broker)
     parts = {
+        "the api-servers": lambda: _api_servers(status, topology),
         "Airflow": lambda: _airflow(status, topology, Airflow.of_this_checkout()),
         "the workers": lambda: _workers(status, topology),
         "the broker": lambda: _queues(status, topology),
@@ -87,6 +88,16 @@ def _services(status: Status, machines: Machines, name: str) -> None:
     for role, state in states.items():
         if state != "active":
             status.problems.append(f"{name}: {role} is {state} (vagrant ssh {name} -c 'journalctl -u {units[role]}')")
+
+
+def _api_servers(status: Status, topology: Topology) -> None:
+    """Ask each by itself: nginx answers for both when one is not there, or has only just been started."""
+    for machine in topology.with_role("api_server"):
+        try:
+            url = f"http://{machine.address}:{topology.ports['api_server']}/api/v2/version"
+            httpx.get(url, timeout=ANSWER).raise_for_status()
+        except httpx.HTTPError as error:
+            status.problems.append(f"{machine.name}: api_server does not answer ({_line(error)})")
 
 
 def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
