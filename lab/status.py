@@ -93,8 +93,8 @@ def _services(status: Status, machines: Machines, name: str) -> None:
 def _api_servers(status: Status, topology: Topology) -> None:
     """Ask each by itself: nginx answers for both when one is not there, or has only just been started."""
     for machine in topology.with_role("api_server"):
+        url = f"http://{machine.address}:{topology.ports['api_server']}/api/v2/version"
         try:
-            url = f"http://{machine.address}:{topology.ports['api_server']}/api/v2/version"
             httpx.get(url, timeout=ANSWER).raise_for_status()
         except httpx.HTTPError as error:
             status.problems.append(f"{machine.name}: api_server does not answer ({_line(error)})")
