@@ -1,7 +1,7 @@
 # `make up` and `make test` add what a fresh machine lacks, then call Vagrant and pytest.
 # The plain commands (vagrant up, halt, ssh, provision, destroy) work beside them.
 
-LAB := sh provision/host/with-docker.sh
+LAB := sh provision/host/with-groups.sh
 BIN := .venv/bin
 # The host's certificates, for pip and uv: some networks have their own.
 CA := /etc/ssl/certs/ca-certificates.crt
@@ -11,12 +11,17 @@ export SSL_CERT_FILE ?= $(CA)
 endif
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: up test unit lint format lock figures status doctor heal drills clean host
+.PHONY: up box test unit lint format lock figures status doctor heal drills clean host
 
 up: host ## the lab, from nothing
 	@$(LAB) vagrant up
 
+box: ## our own Debian 13 for libvirt, anew, from Debian's archive alone: .lab/box/airflow-lab.box
+	@rm -rf .lab/box
+	@PROVIDER=libvirt sh provision/host/install.sh
+
 test: up lint ## everything: the style, and the whole suite on the running lab
+	@for provider in docker libvirt; do PROVIDER=$$provider sh provision/host/install.sh || exit 1; done
 	@$(LAB) $(BIN)/pytest
 
 unit: .venv/installed ## the tests that need no machine

@@ -32,16 +32,16 @@ def connect(topology: Topology) -> psycopg.Connection[Any]:
         password=secrets()["postgresql_password"],
         dbname="lab",
         autocommit=True,
-        connect_timeout=4,
+        connect_timeout=4 * topology.time_factor,
     )
 
 
 def eventually(predicate: Callable[[], T], *, within: float, every: float = 1) -> T:
     """Call `predicate` until it raises no AssertionError and return its result.
 
-    After `within` seconds the last AssertionError is raised, with the time that was given.
+    After `within` seconds, times the lab's `time_factor`, the last AssertionError is raised.
     """
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * Topology.load().time_factor
     while True:
         try:
             return predicate()
@@ -55,21 +55,19 @@ class Airflow:
     """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError on an answer of 400 and above."""
 
     def __init__(self, url: str, password: str, token: str = "") -> None:
-        self.http = httpx.Client(base_url=url, timeout=30)
+        self.http = httpx.Client(base_url=url, timeout=30 * Topology.load().time_factor)
         self.password = password
         self.http.headers["Authorization"] = f"Bearer {token or self.token()}"
 
     @classmethod
     def of_this_checkout(cls) -> Airflow:
-        """Return a client of the running lab, through the forwarded port.
+        """Return a client of the running lab.
 
         Its token is kept in `.lab/` for half of the day that it is good: Airflow takes five logins in 40 s.
         """
-        port, kept = Topology.load().forwarded_ports["load_balancer"], ROOT / ".lab" / "token"
+        kept, url = ROOT / ".lab" / "token", f"http://{Topology.load().reach('load_balancer', 'load_balancer')}"
         fresh = kept.exists() and time.time() - kept.stat().st_mtime < TOKEN_KEPT
-        airflow = cls(
-            f"http://localhost:{port}", secrets()["airflow_admin_password"], kept.read_text() if fresh else ""
-        )
+        airflow = cls(url, secrets()["airflow_admin_password"], kept.read_text() if fresh else "")
         if not fresh:
             kept.touch(mode=0o600)
             kept.write_text(airflow.http.headers["Authorization"].removeprefix("Bearer "))

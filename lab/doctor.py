@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from lab.faults import CLOCK
 from lab.machines import Machines
 from lab.topology import Topology
 
-SKEW = 2.0  # seconds: Airflow's tokens for logs allow 30, its jwt_leeway 10
+ALLOWED = {"tokens": 10, "logs": 30}  # seconds: Airflow's defaults of jwt_leeway and of log_request_clock_grace
 EXAMINE = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.examine"
 PROVISION = "vagrant provision"
 
@@ -59,9 +60,12 @@ def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator
                 yield Finding(name, f"resolves {other} to {found}, not {address}", f"{PROVISION} {name}")
         for endpoint in answer["unreachable"]:
             yield Finding(name, f"does not reach {endpoint}", "lab heal; lab status shows whether the service runs")
-        if abs(answer["skew"]) > SKEW:
-            wrong = f"its clock is {abs(answer['skew']):.1f} s {'ahead' if answer['skew'] > 0 else 'behind'}"
-            yield Finding(name, wrong, f"vagrant ssh {name} -c 'sudo systemctl restart systemd-timesyncd'")
+        late = abs(answer["skew"])
+        if late > CLOCK * topology.time_factor:
+            wrong = f"its clock is {late:.1f} s {'ahead' if answer['skew'] > 0 else 'behind'}"
+            refused = [f"{what} ({limit} s)" for what, limit in ALLOWED.items() if late > limit]
+            wrong += f", more than Airflow allows for {' and '.join(refused)}" if refused else ""
+            yield Finding(name, wrong, "lab heal")
 
 
 def odd(values: dict[str, str]) -> list[str]:

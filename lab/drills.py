@@ -159,7 +159,8 @@ class Visitor(threading.Thread):
 
     def __init__(self, airflow: Airflow) -> None:
         super().__init__(daemon=True)
-        self.http = httpx.Client(base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=5)
+        wait = 5 * Topology.load().time_factor
+        self.http = httpx.Client(base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=wait)
         self.requests: list[Request] = []
         self.done = threading.Event()
 
@@ -197,8 +198,9 @@ def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
     record = Record(name, drill.title, topology.broker, drill.overlap, victims, "", datetime.now(UTC))
     visitor = Visitor(airflow)
     with visitor.visiting() as record.requests:
-        record.run_id = airflow.trigger(DAG, **WORK)
-        say(f"{WORK['tasks']} tasks of {WORK['seconds']} s are on their way")
+        work = WORK | {"seconds": WORK["seconds"] * topology.time_factor}
+        record.run_id = airflow.trigger(DAG, **work)
+        say(f"{work['tasks']} tasks of {work['seconds']} s are on their way")
         eventually(lambda: _reached(drill.moment, airflow, topology, record.run_id), within=60, every=0.3)
         try:
             say(f"{drill.fault} {', '.join(victims)} {drill.target}".rstrip())
@@ -209,7 +211,7 @@ def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
                 with suppress(AssertionError):  # what has not ended may do so once the fault is undone
                     _ended(airflow, record.run_id, say)
             else:
-                time.sleep(drill.hold)
+                time.sleep(drill.hold * topology.time_factor)
         finally:
             say("undoing it")
             undone = heal(machines)

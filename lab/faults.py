@@ -5,6 +5,7 @@ Whatever was done, `heal` undoes it all: it asks the machines, and not a memory 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from lab.topology import QUEUE_UNITS, Topology
 
 ALL = "all"  # the name of every machine at once, for power
 TABLE = "inet airflow_lab_fault"
+FILLER = "/var/lib/airflow-lab/filler"
+CLOCK = 2  # seconds that a machine's clock may differ from the host's, times the lab's factor: asking takes time
+CONTAINER = {  # what a container cannot show, and why
+    "skew": "a container has the host's clock",
+    "fill": "a container's disk is the host's",
+}
+KILLED = "The host's kernel has ended the connections: those of a real machine that loses power stay open"
 DELAY, LOSS = "200ms", 5  # the link of a slow machine: latency one way, and percent of packets lost both ways
 SLOW = f"""
 device=$(ip -o route get {{address}} | grep -o 'dev [^ ]*' | cut -c5- | head -1)
@@ -27,6 +35,12 @@ END
 """
 HEAL = f"""
 nft delete table {TABLE} 2>/dev/null && echo connected
+[ ! -e {FILLER} ] || {{{{ rm {FILLER}; echo emptied; }}}}
+late=$(({{now}} - $(date +%s)))
+if [ ${{{{late#-}}}} -gt {{clock}} ]; then
+  date --set=@{{now}} >/dev/null && echo on-time
+  systemctl start systemd-timesyncd
+fi
 for device in $(ls /sys/class/net); do
   tc qdisc show dev $device | grep -qE '^qdisc (netem|tbf)' && tc qdisc del dev $device root && echo fast
 done
@@ -90,8 +104,9 @@ def _halt(machines: Machines, name: str, _: str) -> None:
     machines.halt(None if name == ALL else name)
 
 
-def _crash(machines: Machines, name: str, _: str) -> None:
+def _crash(machines: Machines, name: str, _: str) -> str | None:
     machines.halt(None if name == ALL else name, force=True)
+    return KILLED if machines.topology.provider == "docker" else None
 
 
 def _freeze(machines: Machines, name: str, _: str) -> None:
@@ -123,6 +138,19 @@ def _slow(machines: Machines, name: str, _: str) -> str:
     return machines.guest(name).run_script(SLOW.format(address=others[0], addresses=", ".join(others))).strip()
 
 
+def _skew(machines: Machines, name: str, seconds: str) -> None:
+    try:
+        ahead = int(seconds)
+    except ValueError:
+        raise UnknownError(f"{seconds!r} is no number of seconds: 60 is a minute ahead, -60 a minute behind") from None
+    machines.guest(name).run_script(f"systemctl stop systemd-timesyncd; date --set=@$(($(date +%s) + {ahead}))")
+
+
+def _fill(machines: Machines, name: str, _: str) -> None:
+    free = "$(df --output=avail --block-size=1 /var/lib | tail -1)"
+    machines.guest(name).run_script(f"mkdir -p {FILLER.rpartition('/')[0]}; fallocate --length {free} {FILLER}")
+
+
 FAULTS = {
     "halt": Fault("shut down: what runs has time to end", _halt),
     "crash": Fault("power off", _crash),
@@ -130,6 +158,8 @@ FAULTS = {
     "partition": Fault("cut from machines or services; ssh stays", _partition, takes="peers"),
     "kill": Fault("SIGKILL of a service's main process; systemd starts it again", _kill, takes="service"),
     "restart": Fault("restart of a service", _restart, takes="service"),
+    "skew": Fault("its clock goes wrong, so many seconds ahead or, below zero, behind", _skew, takes="seconds"),
+    "fill": Fault("its disk is full", _fill),
     "slow": Fault(f"{DELAY} of latency and {LOSS} % loss on its link", _slow),
 }
 
@@ -144,8 +174,7 @@ def unit(machines: Machines, name: str, service: str) -> str:
 
 def heal(machines: Machines) -> list[str]:
     """Undo whatever was done to the lab, and return what had to be undone, a line for each machine."""
-    topology = machines.topology
-    names = [machine.name for machine in topology.machines]
+    names = [machine.name for machine in machines.topology.machines]
     undone = []
     with ThreadPoolExecutor() as pool:
         states = dict(zip(names, pool.map(machines.state, names), strict=True))
@@ -157,10 +186,14 @@ def heal(machines: Machines) -> list[str]:
             machines.up(off[0] if len(off) == 1 else None)
             undone += [f"{name} up" for name in off]
 
-        def mend(name: str) -> list[str]:
-            script = HEAL.format(units=" ".join(services(topology, name).values()))
-            return [f"{name} {word}" for word in machines.guest(name).run_script(script).split()]
-
-        for words in pool.map(mend, names):
+        for words in pool.map(lambda name: mend(machines, name), names):
             undone += words
     return undone
+
+
+def mend(machines: Machines, name: str) -> list[str]:
+    """Undo what was done inside a machine that runs, and return what had to be undone."""
+    topology = machines.topology
+    units = " ".join(services(topology, name).values())
+    script = HEAL.format(units=units, now=int(time.time()), clock=CLOCK * topology.time_factor)
+    return [f"{name} {word}" for word in machines.guest(name).run_script(script).split()]

@@ -17,15 +17,30 @@ from testinfra.host import Host
 
 from lab.topology import ROOT, Machine, Topology
 
+VIRSH = ("virsh", "--connect", "qemu:///system")
 # What Vagrant has no verb for, on every provider; `state` prints one of RUNNING if the machine runs.
-PROVIDERS = {
+PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "docker": {
         "state": ("docker", "inspect", "--format", "{{.State.Status}}"),
         "freeze": ("docker", "pause"),
         "thaw": ("docker", "unpause"),
     },
+    "libvirt": {
+        "state": (*VIRSH, "domstate"),
+        "freeze": (*VIRSH, "suspend"),
+        "thaw": (*VIRSH, "resume"),
+    },
+    "virtualbox": {
+        "state": ("sh", "-c", "VBoxManage showvminfo --machinereadable $0 | sed -n 's/^VMState=\"\\(.*\\)\"/\\1/p'"),
+        "freeze": ("sh", "-c", "VBoxManage controlvm $0 pause"),
+        "thaw": ("sh", "-c", "VBoxManage controlvm $0 resume"),
+    },
 }
 RUNNING, FROZEN = "running", "paused"
+
+
+class UnsupportedError(Exception):
+    """What a provider cannot do, and which can."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +86,10 @@ class Machines:
             for name, address in topology.hosts.items()
         ]
         common = (
-            "Host *\n  User vagrant\n  IdentitiesOnly yes\n  LogLevel ERROR\n  ConnectTimeout 5\n"
+            "Host *\n  User vagrant\n  IdentitiesOnly yes\n  LogLevel ERROR\n"
+            f"  ConnectTimeout {5 * topology.time_factor}\n"
             # A machine that is frozen keeps the shared connection: without these a command waits for ever.
-            "  ServerAliveInterval 3\n  ServerAliveCountMax 2\n"
+            f"  ServerAliveInterval {3 * topology.time_factor}\n  ServerAliveCountMax 2\n"
             "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
             f"  ControlMaster auto\n  ControlPath {self._sockets}/%C\n  ControlPersist 60\n"
         )
@@ -118,12 +134,33 @@ class Machines:
 
     def guest(self, name: str) -> Guest:
         """Return the way into a machine; KeyError if the lab has none of that name."""
-        host = testinfra.get_host(f"ssh://{name}?ssh_config={self.ssh_config}&sudo=true&timeout=10")
+        host = testinfra.get_host(
+            f"ssh://{name}?ssh_config={self.ssh_config}&sudo=true&timeout={10 * self.topology.time_factor}"
+        )
         return Guest(self.topology[name], host, self.ssh_config)
 
     def state(self, name: str) -> str:
         """Return the state of a machine in its provider's words; one that there is not is absent."""
         return self.hypervisor("state", name) if self._identity(name).exists() else "absent"
+
+    def snapshots(self) -> set[str]:
+        """Return the names of all snapshots; UnsupportedError if the provider knows none."""
+        if self.topology.provider == "docker":
+            raise UnsupportedError("no snapshots on docker: a container's disk is no disk. PROVIDER=libvirt has them")
+        listed = self.vagrant().snapshot_list()
+        return {line.strip() for line in listed if line.strip() and not line.startswith("==>")}
+
+    def snapshot(self, label: str) -> None:
+        """Shut all machines down, keep their disks as they are then, and bring them up again."""
+        self.halt()
+        self.vagrant().snapshot_save(label)
+        self.up()
+
+    def restore(self, label: str) -> None:
+        """Cut the power of all machines, and bring them up with the disks of a snapshot."""
+        self.halt(force=True)
+        self.vagrant().snapshot_restore(label)
+        self.up()
 
     def hypervisor(self, verb: str, name: str) -> str:
         """Return what the provider's own command for `verb` prints; CalledProcessError if it fails.

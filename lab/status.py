@@ -74,12 +74,17 @@ def problems(machines: Machines) -> list[str]:
     return status.problems + left
 
 
+def _wait(topology: Topology) -> int:
+    return ANSWER * topology.time_factor
+
+
 def _services(status: Status, machines: Machines, name: str) -> None:
     units = services(machines.topology, name)
+    wait = _wait(machines.topology)
     show = f"systemctl show --value --property ActiveState {' '.join(units.values())}"
-    command = ["ssh", "-F", str(machines.ssh_config), "-o", f"ConnectTimeout={ANSWER}", name, show]
+    command = ["ssh", "-F", str(machines.ssh_config), "-o", f"ConnectTimeout={wait}", name, show]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ANSWER, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * wait, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         status.problems.append(f"{name}: does not answer (vagrant up {name}, or lab heal)")
         return
@@ -95,7 +100,7 @@ def _api_servers(status: Status, topology: Topology) -> None:
     for machine in topology.with_role("api_server"):
         url = f"http://{machine.address}:{topology.ports['api_server']}/api/v2/version"
         try:
-            httpx.get(url, timeout=ANSWER).raise_for_status()
+            httpx.get(url, timeout=_wait(topology)).raise_for_status()
         except httpx.HTTPError as error:
             status.problems.append(f"{machine.name}: api_server does not answer ({_line(error)})")
 
@@ -128,7 +133,8 @@ def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
 
 def _workers(status: Status, topology: Topology) -> None:
     machines = topology.with_role("worker")
-    inspect = celery(topology).control.inspect([f"celery@{machine.name}" for machine in machines], timeout=ANSWER)
+    names = [f"celery@{machine.name}" for machine in machines]
+    inspect = celery(topology).control.inspect(names, timeout=_wait(topology))
     queues, active = inspect.active_queues() or {}, inspect.active() or {}
     for machine in machines:
         node = f"celery@{machine.name}"
@@ -140,7 +146,7 @@ def _workers(status: Status, topology: Topology) -> None:
 
 def _queues(status: Status, topology: Topology) -> None:
     with celery(topology).connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, timeout=ANSWER)
+        connection.ensure_connection(max_retries=1, timeout=_wait(topology))
         for queue in sorted({queue for worker in topology.with_role("worker") for queue in worker.queues}):
             try:
                 with connection.channel() as channel:

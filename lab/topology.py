@@ -29,11 +29,12 @@ class Topology:
 
     `hosts` gives the address of every machine that `lab.json` lists, so that one which joins later is known
     already; `machines` are those in use, workers beyond the chosen number left out. Timings are those of
-    the chosen profile, in seconds.
+    the chosen profile times `time_factor`, in seconds: emulated machines are slow.
     """
 
     broker: str
     provider: str
+    time_factor: int
     network: str
     machines: tuple[Machine, ...]
     hosts: Mapping[str, str]
@@ -54,12 +55,15 @@ class Topology:
         return cls(
             machines=tuple(machine for machine in listed if machine not in spare),
             hosts={machine.name: machine.address for machine in listed},
-            timings=lab["timing_profiles"][lab["timings"]],
+            timings={
+                name: seconds * lab["time_factor"] for name, seconds in lab["timing_profiles"][lab["timings"]].items()
+            },
             **{
                 key: lab[key]
                 for key in (
                     "broker",
                     "provider",
+                    "time_factor",
                     "network",
                     "ports",
                     "forwarded_ports",
@@ -96,6 +100,12 @@ class Topology:
         """Return the URL of the chosen broker at `endpoint`, a `host:port`, as Celery takes it."""
         scheme, user, path = {"redis": ("redis", "", "0"), "rabbitmq": ("amqp", "airflow", "airflow")}[self.broker]
         return f"{scheme}://{user}:{password}@{endpoint}/{path}"
+
+    def reach(self, role: str, port: str) -> str:
+        """Return the `host:port` at which the host reaches a role: Docker's machines through forwarded ports."""
+        if self.provider == "docker":
+            return f"localhost:{self.forwarded_ports[port]}"
+        return f"{self.with_role(role)[0].address}:{self.ports[port]}"
 
     def endpoints(self, role: str, port: str) -> list[str]:
         """Return `name:port` for every machine with `role`: clients take lists, however short."""

@@ -114,7 +114,9 @@ class OldBroker:
 
     def reserved(self) -> int:
         """Return how many messages this machine's worker has taken and not begun."""
-        answer = self.app.control.inspect(destination=[f"celery@{HERE}"], timeout=3).reserved() or {}
+        answer = (
+            self.app.control.inspect(destination=[f"celery@{HERE}"], timeout=3 * self.lab.time_factor).reserved() or {}
+        )
         return sum(map(len, answer.values()))
 
 

@@ -3,12 +3,14 @@
 Without a machine's name it only installs the packages of every role: that is the machine image.
 """
 
+from pathlib import Path
+
 from pyinfra import config, host
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt
 
 from lab.topology import Topology
-from provision.operations import Context
+from provision.operations import Context, template
 from provision.roles import airflow, base, components, database, load_balancer, queue
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
@@ -30,6 +32,8 @@ STEPS = (
 )
 
 steps = [module for module, role in STEPS if role is None or context.has(role)]
+preset = Path(base.__file__).parent / "airflow-lab.preset"
+template(preset, "/etc/systemd/system-preset/00-airflow-lab.preset", folder=True)
 packages = [package for module in steps for package in module.PACKAGES]
 apt.packages(
     name="Install Debian's packages",

@@ -16,8 +16,9 @@ from kombu.exceptions import OperationalError
 
 from lab.topology import QUEUE_UNITS, Topology
 
-SETTLED = 45  # seconds that a worker may take from its start until it listens
 HERE = socket.gethostname()
+LAB = Topology.of_this_machine()
+SETTLED = 45 * LAB.time_factor  # seconds that a worker may take from its start until it listens
 
 
 def seconds_up(unit: str) -> float:
@@ -31,7 +32,7 @@ def listens(url: str) -> list[str] | None:
     """Return the queues that this machine's worker takes tasks from, None if the broker does not answer."""
     app = Celery(broker=url, set_as_current=False)
     try:
-        answer = app.control.inspect(destination=[f"celery@{HERE}"], timeout=5).active_queues() or {}
+        answer = app.control.inspect(destination=[f"celery@{HERE}"], timeout=5 * LAB.time_factor).active_queues() or {}
     except (OperationalError, OSError):
         return None
     return [queue["name"] for queues in answer.values() for queue in queues]
@@ -55,6 +56,6 @@ def watch(broker: str, wanted: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    queues = set(Topology.of_this_machine()[HERE].queues)
+    queues = set(LAB[HERE].queues)
     for broker in QUEUE_UNITS:
         watch(broker, queues)

@@ -33,7 +33,7 @@ def amqp(topology: Topology, user: str, password: str) -> pika.BlockingConnectio
 
 
 def management(topology: Topology, secret: dict[str, str], path: str) -> Any:
-    url = f"http://localhost:{topology.forwarded_ports['rabbitmq_management']}/api/{path}"
+    url = f"http://{topology.reach('queue', 'rabbitmq_management')}/api/{path}"
     return httpx.get(url, auth=("airflow", secret["rabbitmq_password"])).raise_for_status().json()
 
 

@@ -20,6 +20,7 @@ from tests.conftest import check_whole
 pytestmark = pytest.mark.usefixtures("broker")
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
 STOCKS = "get_stocks_dag"
+PATIENCE = 30 * Topology.load().time_factor  # seconds that an api-server has to answer
 
 
 def intervals(tasks: Iterable[dict[str, Any]]) -> list[tuple[datetime, datetime]]:
@@ -65,12 +66,12 @@ def test_workers_are_registered_with_their_queues(topology: Topology, flower_api
 
 def test_token_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
     token = Airflow(api_server(topology, 0), secret["airflow_admin_password"]).http.headers["Authorization"]
-    answer = httpx.get(f"{api_server(topology, 1)}/api/v2/dags", headers={"Authorization": token})
+    answer = httpx.get(f"{api_server(topology, 1)}/api/v2/dags", headers={"Authorization": token}, timeout=PATIENCE)
     assert answer.status_code == 200
 
 
 def test_login_session_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
-    with httpx.Client(follow_redirects=True, timeout=30) as browser:
+    with httpx.Client(follow_redirects=True, timeout=PATIENCE) as browser:
         page = browser.get(f"{api_server(topology, 0)}/auth/login/")
         form = {"username": "admin", "password": secret["airflow_admin_password"]}
         if field := re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text):
@@ -78,11 +79,11 @@ def test_login_session_of_one_api_server_is_good_at_the_other(topology: Topology
         browser.post(f"{api_server(topology, 0)}/auth/login/", data=form)
         cookies = {cookie.name: cookie.value or "" for cookie in browser.cookies.jar}
     other = api_server(topology, 1)
-    assert httpx.get(f"{other}/api/v2/dags", cookies=cookies).status_code == 200
-    users = httpx.get(f"{other}/auth/users/list/", cookies=cookies)
+    assert httpx.get(f"{other}/api/v2/dags", cookies=cookies, timeout=PATIENCE).status_code == 200
+    users = httpx.get(f"{other}/auth/users/list/", cookies=cookies, timeout=PATIENCE)
     assert users.status_code == 200
     assert "admin@example.com" in users.text
-    assert httpx.get(f"{other}/auth/users/list/").status_code != 200
+    assert httpx.get(f"{other}/auth/users/list/", timeout=PATIENCE).status_code != 200
 
 
 def test_pinned_tasks_run_on_the_worker_of_their_queue(airflow: Airflow, topology: Topology) -> None:
@@ -96,23 +97,23 @@ def test_pinned_tasks_run_on_the_worker_of_their_queue(airflow: Airflow, topolog
 
 
 def test_five_tasks_run_at_once_on_both_workers(airflow: Airflow, topology: Topology) -> None:
-    dag_id = "celery_parallel_demo"
-    run_id = airflow.trigger(dag_id)
+    dag_id, seconds = "celery_parallel_demo", 30 * topology.time_factor
+    run_id = airflow.trigger(dag_id, seconds=seconds)
     run = airflow.wait(dag_id, run_id, within=120)
     assert run["state"] == "success", airflow.states(dag_id, run_id)
     tasks = airflow.tasks(dag_id, run_id)
     assert len(tasks) == 5
     spans = intervals(tasks)
     assert most_at_once(spans) == 5
-    assert min((end - start).total_seconds() for start, end in spans) >= 30
-    # About the time of one: one after the other would be 150 s.
-    assert run["duration"] < 60
+    assert min((end - start).total_seconds() for start, end in spans) >= seconds
+    # About the time of one: one after the other would be five times as long.
+    assert run["duration"] < 2 * seconds
     assert {task["hostname"] for task in tasks} == {worker.name for worker in topology.with_role("worker")}
 
 
-def test_length_of_the_parallel_tasks_is_a_parameter(airflow: Airflow) -> None:
+def test_length_of_the_parallel_tasks_is_a_parameter(airflow: Airflow, topology: Topology) -> None:
     run_id = airflow.trigger("celery_parallel_demo", seconds=0)
-    assert airflow.wait("celery_parallel_demo", run_id, within=60)["duration"] < 30
+    assert airflow.wait("celery_parallel_demo", run_id, within=60)["duration"] < 30 * topology.time_factor
 
 
 def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(

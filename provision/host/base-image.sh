@@ -4,4 +4,4 @@ set -eu
 image=airflow-lab/debian:trixie
 docker image inspect "$image" >/dev/null 2>&1 && exit 0
 echo "==> lab: base image: Debian 13 from Debian's archive (about half a minute)"
-mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv trixie - | docker import - "$image" >/dev/null
+sh "$(dirname "$0")/root.sh" - | docker import - "$image" >/dev/null

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Removes all that the lab has put on this host, but for the packages that `make up` installed.
 set -eu
-if [ -d .vagrant ] && docker version >/dev/null 2>&1; then
+virsh="virsh --connect qemu:///system"
+if [ -d .vagrant ] && { docker version || $virsh uri; } >/dev/null 2>&1; then
   vagrant destroy --force
 fi
 # The task logs belong to the machines' user: only root may remove them.
@@ -16,6 +17,19 @@ if docker version >/dev/null 2>&1; then
   if [ -n "$(docker image ls --quiet --filter reference='airflow-lab/*')" ]; then
     echo "==> lab: kept the images that the machines of another checkout have"
   fi
+fi
+# Our box, and the volumes that libvirt has made of it, unless a machine of another checkout stands on one.
+if $virsh uri >/dev/null 2>&1; then
+  vagrant box remove airflow-lab/debian-13 --all --force >/dev/null 2>&1 || true
+  disks=$($virsh vol-list default 2>/dev/null | awk '$2 ~ "^/" {print $1}')
+  bases=$(for disk in $disks; do $virsh vol-dumpxml "$disk" default | sed -n '/<backingStore>/,$ s/.*<path>\(.*\)<\/path>/\1/p'; done)
+  for disk in $disks; do
+    case $disk in airflow-lab-VAGRANTSLASH-*) ;; *) continue ;; esac
+    case $bases in
+      *"/$disk"*) echo "==> lab: kept the volume $disk, on which the machines of another checkout stand" ;;
+      *) $virsh vol-delete "$disk" default >/dev/null ;;
+    esac
+  done
 fi
 rm -rf .lab .vagrant .venv .pytest_cache .mypy_cache .ruff_cache
 echo "==> lab: all gone. Next: make up"

@@ -1,21 +1,38 @@
 #!/bin/sh
-# Gives a Debian host what it lacks to run the lab, and starts the Docker engine. Does nothing where all is there.
+# Gives a Debian host what it lacks to run the lab with its provider, and starts that. Does nothing where all is there.
 set -eu
+here=$(dirname "$0")
 
 say() { echo "==> lab: $*"; }
 root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 engine() { root docker version >/dev/null 2>&1; }
+PATH=$PATH:/usr/sbin # not on everyone's
 lacks() { ! command -v "$1" >/dev/null; }
+
+# Chosen now, or earlier, or in config/lab.json.
+provider=${PROVIDER:-$(cat .lab/choices.json config/lab.json 2>/dev/null | sed -n 's/.*"provider": "\([a-z]*\)".*/\1/p' | head -n 1)}
 
 missing=
 lacks vagrant && missing="$missing vagrant"
 lacks ssh && missing="$missing openssh-client"
 lacks mmdebstrap && missing="$missing mmdebstrap"
 lacks shellcheck && missing="$missing shellcheck"
+lacks nix-instantiate && missing="$missing nix-bin"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
-if ! engine && { lacks docker || lacks dockerd; }; then
-  missing="$missing docker.io"
-fi
+case $provider in
+  docker)
+    if ! engine && { lacks docker || lacks dockerd; }; then missing="$missing docker.io"; fi
+    ;;
+  libvirt)
+    lacks virsh && missing="$missing libvirt-clients"
+    lacks libvirtd && missing="$missing libvirt-daemon-system libvirt-daemon-driver-qemu dnsmasq-base iptables"
+    shares=$(command -v virtiofsd || ls -d /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd 2>/dev/null || true)
+    { lacks qemu-system-x86_64 || [ -z "$shares" ]; } && missing="$missing qemu-system-x86"
+    lacks qemu-img && missing="$missing qemu-utils"
+    vagrant plugin list 2>/dev/null | grep -q libvirt || missing="$missing vagrant-libvirt"
+    [ -d /run/systemd/system ] || ! lacks tini || missing="$missing tini"
+    ;;
+esac
 if [ -n "$missing" ]; then
   if lacks apt-get; then
     echo "airflow-lab: this host is no Debian: install$missing yourself, then run vagrant up" >&2
@@ -23,40 +40,93 @@ if [ -n "$missing" ]; then
   fi
   say "installing$missing (a minute or so)"
   root apt-get update -qq
-  # On Debian 13 docker.io leaves the client in a package of its own.
-  case $missing in
-    *docker.io*) if apt-cache show docker-cli >/dev/null 2>&1; then missing="$missing docker-cli"; fi ;;
-  esac
+  # On Debian 13 a part of each is in a package of its own.
+  for pair in docker.io:docker-cli qemu-system-x86:virtiofsd; do
+    case "$missing " in
+      *" ${pair%:*} "*) if apt-cache show "${pair#*:}" >/dev/null 2>&1; then missing="$missing ${pair#*:}"; fi ;;
+    esac
+  done
   # shellcheck disable=SC2086 # a list of packages
   root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $missing >/dev/null
 fi
 
-if ! engine; then
-  say "starting the Docker engine"
-  if [ -d /run/systemd/system ]; then
-    root systemctl enable --now docker
-  else
-    # What an engine that was killed left behind: with the number of a living process in it, the next one refuses to start.
-    for pid in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
-      if root test -e "$pid" && ! grep -qE '^(dockerd|containerd)$' "/proc/$(root cat "$pid")/comm" 2>/dev/null; then root rm -f "$pid"; fi
-    done
-    log=/var/log/dockerd.log
-    root sh -c "setsid dockerd >>$log 2>&1 </dev/null &"
+join() {
+  if [ "$(id -u)" != 0 ] && ! id -nG "$(id -un)" | grep -qw "$1"; then
+    say "adding $(id -un) to the group $1: log in anew (or: newgrp $1) before you call vagrant yourself"
+    root usermod --append --groups "$1" "$(id -un)"
   fi
-  for _ in $(seq 60); do
-    if engine; then break; fi
-    sleep 1
-  done
+}
+
+start_docker() {
   if ! engine; then
-    echo "airflow-lab: the Docker engine does not start; the end of its log:" >&2
-    if [ -d /run/systemd/system ]; then root journalctl --unit docker --lines 15 --no-pager >&2; else root tail -n 15 "$log" >&2; fi
+    say "starting the Docker engine"
+    if [ -d /run/systemd/system ]; then
+      root systemctl enable --now docker
+    else
+      # What an engine that was killed left behind: with the number of a living process in it, the next one refuses to start.
+      for pid in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
+        if root test -e "$pid" && ! grep -qE '^(dockerd|containerd)$' "/proc/$(root cat "$pid")/comm" 2>/dev/null; then root rm -f "$pid"; fi
+      done
+      log=/var/log/dockerd.log
+      root sh -c "setsid dockerd >>$log 2>&1 </dev/null &"
+    fi
+    for _ in $(seq 60); do
+      if engine; then break; fi
+      sleep 1
+    done
+    if ! engine; then
+      echo "airflow-lab: the Docker engine does not start; the end of its log:" >&2
+      if [ -d /run/systemd/system ]; then root journalctl --unit docker --lines 15 --no-pager >&2; else root tail -n 15 "$log" >&2; fi
+      exit 1
+    fi
+  fi
+
+  docker version >/dev/null 2>&1 || join docker
+}
+
+start_libvirt() {
+  if ! root virsh --connect qemu:///system uri >/dev/null 2>&1; then
+    say "starting libvirt"
+    if [ -d /run/systemd/system ]; then
+      root systemctl enable --now virtlogd.socket libvirtd
+    else
+      # As udev does it: libvirt looks for KVM anew at every step while its own user may not open it.
+      if [ -e /dev/kvm ]; then root chgrp kvm /dev/kvm && root chmod 0660 /dev/kvm; fi
+      # A bridge that a libvirt which was killed left behind, the next one takes for somebody else's.
+      for bridge in /sys/class/net/virbr*/brif; do
+        if [ -d "$bridge" ] && [ -z "$(ls "$bridge")" ]; then root ip link delete "$(basename "${bridge%/brif}")"; fi
+      done
+      # libvirt waits for machines and probes that have ended until somebody has reaped them: outside systemd, tini.
+      root sh -c 'virtlogd --daemon; setsid tini -s -- libvirtd >/var/log/libvirt/libvirtd.log 2>&1 </dev/null &'
+    fi
+    for _ in $(seq 60); do
+      if root virsh --connect qemu:///system uri >/dev/null 2>&1; then break; fi
+      sleep 1
+    done
+  fi
+  if ! root virsh --connect qemu:///system uri >/dev/null; then
+    echo "airflow-lab: libvirt does not start" >&2
     exit 1
   fi
-fi
+  join libvirt
+}
 
-if ! docker version >/dev/null 2>&1 && ! id -nG "$(id -un)" | grep -qw docker; then
-  say "adding $(id -un) to the group docker: log in anew (or: newgrp docker) before you call vagrant yourself"
-  root usermod --append --groups docker "$(id -un)"
-fi
+# Only a kernel that boots proves KVM: the device may be there, on a host that is virtual itself, and run none.
+try_kvm() {
+  rm -f .lab/kvm
+  [ -e /dev/kvm ] || return 0
+  if root timeout 20 qemu-system-x86_64 -accel kvm -m 256 -display none -serial stdio -no-reboot -kernel .lab/box/vmlinuz \
+    -append 'console=ttyS0 panic=-1' 2>/dev/null | grep -q 'Linux version'; then touch .lab/kvm; fi
+}
 
-root sh "$(dirname "$0")/base-image.sh"
+case $provider in
+  docker)
+    start_docker
+    root sh "$here/base-image.sh"
+    ;;
+  libvirt)
+    start_libvirt
+    sh "$here/add-box.sh"
+    try_kvm
+    ;;
+esac

@@ -12,7 +12,9 @@ class Lab
   class Invalid < StandardError; end
 
   # Environment variables that choose something, and the key of lab.json that each overrides.
-  CHOICES = { "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings" }.freeze
+  CHOICES = {
+    "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings", "TIME_FACTOR" => "time_factor"
+  }.freeze
 
   # Which roles need which secret: a machine is given no other.
   SECRETS = {
@@ -35,9 +37,11 @@ class Lab
 
   attr_reader :root, :data, :machines
 
-  def initialize(root)
+  # `file`: another description in the form of config/lab.json; `folder`: what is remembered of it, its secrets too.
+  def initialize(root, file: File.join(root, "config/lab.json"), folder: File.join(root, ".lab"))
     @root = root
-    file = File.join(root, "config/lab.json")
+    @file = file
+    @folder = folder
     @data = choose(parse(file))
     check_schema(@data, JSON.parse(File.read(File.join(root, "config/lab.schema.json"))))
     check_machines
@@ -49,7 +53,7 @@ class Lab
     check_timings
   end
 
-  def state(*path) = File.join(@root, ".lab", *path)
+  def state(*path) = File.join(@folder, *path)
 
   def with_role(role) = @machines.select { |_, machine| machine["roles"].include?(role) }
 
@@ -69,6 +73,9 @@ class Lab
       write_text(state("machines", "#{name}.sh"), script)
     end
   end
+
+  # Sets what the user has not chosen, now or earlier.
+  def default(key, value) = @data[key] = @chosen.key?(key) || @remembered.key?(key) ? @data[key] : value
 
   # What provisioning is given: the lab, the machine's name (none: an image for all of them), its secrets and
   # what the host's network needs.
@@ -91,6 +98,9 @@ class Lab
   def write(path, object) = write_text(path, "#{JSON.pretty_generate(object)}\n")
 
   private
+
+  # The description as the user calls it.
+  def file = @file.delete_prefix("#{@root}/")
 
   def write_text(path, text)
     FileUtils.mkdir_p(File.dirname(path), mode: 0o700)
@@ -116,19 +126,21 @@ class Lab
   # lab.json, overridden by what was chosen earlier, overridden by the environment.
   def choose(data)
     @chosen = {}
-    remembered = read(state("choices.json"))
+    @remembered = read(state("choices.json"))
+    # It was that of the other provider's machines.
+    @remembered.delete("time_factor") unless [nil, "", @remembered["provider"]].include?(ENV["PROVIDER"])
     CHOICES.each do |variable, key|
-      data[key] = remembered[key] if remembered.key?(key)
+      data[key] = @remembered[key] if @remembered.key?(key)
       next if ENV[variable].to_s.empty?
 
       @chosen[key] = variable
-      data[key] = key == "workers" ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
+      data[key] = data[key].is_a?(Integer) ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
     end
     data
   end
 
   # Where a value stands, in the user's terms.
-  def place(path) = @chosen.key?(path) ? @chosen[path] : "config/lab.json: #{path.empty? ? 'the file' : path}"
+  def place(path) = @chosen.key?(path) ? @chosen[path] : "#{file}: #{path.empty? ? 'the file' : path}"
 
   # The part of JSON Schema that lab.schema.json uses; `make lint` checks the file with a full validator.
   def check_schema(value, schema, path = "", defs = schema["$defs"])
@@ -183,7 +195,7 @@ class Lab
     taken = { network.to_range.first.succ.to_s => "the host" }
     @data["machines"].each do |name, machine|
       address = machine["address"]
-      at = "config/lab.json: machines.#{name}"
+      at = "#{file}: machines.#{name}"
       unless network.include?(ip(address, "machines.#{name}.address"))
         raise Invalid, "#{at}.address: #{address} is outside the lab's network #{@data['network']}"
       end
@@ -199,14 +211,14 @@ class Lab
   def ip(text, path)
     IPAddr.new(text)
   rescue IPAddr::Error
-    raise Invalid, "config/lab.json: #{path}: #{text} is no IPv4 address or network"
+    raise Invalid, "#{file}: #{path}: #{text} is no IPv4 address or network"
   end
 
   def check_workers(workers)
     return if workers.any? && @data["workers"] <= workers.size
 
     raise Invalid, "#{place('workers')}: #{@data['workers']} is not allowed; allowed: 1 to #{workers.size}, " \
-                   "the machines with the role worker in config/lab.json"
+                   "the machines with the role worker in #{file}"
   end
 
   # Vagrant would forget a machine that is no longer defined, and leave it running.
@@ -224,7 +236,7 @@ class Lab
     missing = needed - roles
     return if missing.empty?
 
-    raise Invalid, "config/lab.json: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}"
+    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}"
   end
 
   # What must fit, or a healthy task is taken for a lost one.
@@ -233,7 +245,7 @@ class Lab
     timings = profiles[@data["timings"]]
     raise Invalid, "#{place('timings')}: #{@data['timings'].to_json} is not allowed; allowed: #{profiles.keys.join(', ')}" unless timings
 
-    at = "config/lab.json: timing_profiles.#{@data['timings']}"
+    at = "#{file}: timing_profiles.#{@data['timings']}"
     least = { "heartbeat_timeout" => [4 * timings["heartbeat_interval"], "four of heartbeat_interval: a task may miss a few"],
               "scheduler_health_threshold" => [15, "three of a scheduler's heartbeats, which are 5 s apart"],
               "queued_timeout" => [[120, timings["heartbeat_timeout"]].max, "a task's token lives no longer: it must outlast a worker's absence"] }
@@ -248,7 +260,7 @@ class Lab
     places = workers * @data["worker_concurrency"]
     return if schedulers * @data["parallelism"] >= places
 
-    raise Invalid, "config/lab.json: parallelism: #{@data['parallelism']} is not allowed; allowed: #{(places.to_f / schedulers).ceil} or more " \
+    raise Invalid, "#{file}: parallelism: #{@data['parallelism']} is not allowed; allowed: #{(places.to_f / schedulers).ceil} or more " \
                    "(#{schedulers} schedulers must fill the #{places} places of #{workers} workers)"
   end
 end

@@ -72,7 +72,8 @@ def move(checkout: Checkout, prefix: str) -> None:
     ("variable", "value", "allowed"),
     [
         ("BROKER", "kafka", "redis, rabbitmq"),
-        ("PROVIDER", "hyperv", "docker"),
+        ("PROVIDER", "hyperv", "docker, libvirt, virtualbox"),
+        ("TIME_FACTOR", "0", "1 to 100"),
         ("WORKERS", "0", "1 or more"),
         ("WORKERS", "99", "1 to 4"),
         ("WORKERS", "two", "of type integer"),

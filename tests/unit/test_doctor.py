@@ -38,7 +38,8 @@ def test_machines_that_fit_have_nothing_to_be_found() -> None:
         ("dags", {"ledger.py": "m"}, "the DAG file ledger.py differs from the others'"),
         ("dags", {}, "the DAG file ledger.py differs from the others'"),
         ("unreachable", ["broker:5432"], "does not reach broker:5432"),
-        ("skew", 60.0, "its clock is 60.0 s ahead"),
+        ("skew", 60.0, "its clock is 60.0 s ahead, more than Airflow allows for tokens (10 s) and logs (30 s)"),
+        ("skew", -12.0, "its clock is 12.0 s behind, more than Airflow allows for tokens (10 s)"),
         ("skew", -3.0, "its clock is 3.0 s behind"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,22 @@ def test_endpoints_are_lists(document: dict[str, Any]) -> None:
     topology = Topology.from_document(document)
     assert topology.endpoints("api_server", "api_server") == ["master1:8080", "master2:8080"]
     assert topology.endpoints("database", "postgresql") == ["broker:5432"]
+
+
+def test_timings_are_longer_by_the_time_factor(document: dict[str, Any]) -> None:
+    slow = Topology.from_document(document | {"time_factor": 8})
+    assert slow.timings == {name: 8 * value for name, value in Topology.from_document(document).timings.items()}
+
+
+@pytest.mark.parametrize(("provider", "factor"), [("docker", "1"), ("libvirt", "8")])
+def test_time_factor_is_forgotten_with_its_provider(tmp_path: Path, provider: str, factor: str) -> None:
+    (tmp_path / "choices.json").write_text('{"provider": "libvirt", "time_factor": 8}')
+    show = "puts Lab.new(ARGV[0], folder: ARGV[1]).data['time_factor']"
+    command = ["ruby", "-r", "./provision/host/lab", "-e", show, str(ROOT), str(tmp_path)]
+    done = subprocess.run(
+        command, env=os.environ | {"PROVIDER": provider}, check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == factor
 
 
 def test_choices_of_the_checkout_override_the_file(document: dict[str, Any], tmp_path: Path) -> None:

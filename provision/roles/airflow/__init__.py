@@ -46,7 +46,9 @@ def install() -> None:
         digest=digest(LOCK.read_text()),
         commands=[
             f"[ -x {VENV}/bin/python ] || {uv} venv --quiet --python /usr/bin/python3 {VENV}",
-            f"{uv} pip sync --quiet --no-cache --require-hashes --compile-bytecode --python {VENV}/bin/python {LOCK}",
+            # Not in /tmp, which is in memory on a real machine.
+            f"TMPDIR=/var/tmp {uv} pip sync --quiet --no-cache --require-hashes --compile-bytecode"
+            f" --python {VENV}/bin/python {LOCK}",
         ],
     )
 
@@ -66,9 +68,9 @@ def configure(context: Context) -> None:
     # The chosen broker's, and one for each: while the lab moves, workers of both run side by side.
     for broker in BROKERS:
         lab = replace(context.lab, broker=broker)
-        template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(broker))
+        template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(lab))
         if broker == context.lab.broker:
-            template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(broker))
+            template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(lab))
     template(HERE / "lab_executor.py", EXECUTOR, folder=True)
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     template(HERE / "airflow.sh.j2", "/usr/local/bin/airflow", mode="755")
@@ -85,7 +87,11 @@ def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
     if password := secrets.get("postgresql_password"):
         hosts = "&".join(f"host={endpoint}" for endpoint in lab.endpoints("database", "postgresql"))
         database = f"airflow:{password}@/airflow?{hosts}&target_session_attrs=read-write"
-    alive = "connect_timeout=3&keepalives_idle=5&keepalives_interval=2&keepalives_count=3&tcp_user_timeout=10000"
+    wait = lab.time_factor
+    alive = (
+        f"connect_timeout={3 * wait}&keepalives_idle=5&keepalives_interval={2 * wait}&keepalives_count=3"
+        f"&tcp_user_timeout={10000 * wait}"
+    )
     options = {
         # libpq's own parameters must not reach asyncpg, which would refuse them.
         "sql_alchemy_conn": database and f"postgresql+psycopg2://{database}&{alive}",
@@ -114,7 +120,7 @@ def flower_environment(lab: Topology, secrets: Mapping[str, str]) -> str:
     return f"FLOWER_BROKER_API=http://airflow:{secrets['rabbitmq_password']}@{endpoint}/api/\n"
 
 
-def celery_config(broker: str) -> dict[str, object]:
+def celery_config(lab: Topology) -> dict[str, object]:
     """Return the settings of Celery that airflow.cfg has no option for."""
     config: dict[str, object] = {
         # A broker that refuses must not fail the task that is being published: Celery goes on trying until
@@ -131,11 +137,11 @@ def celery_config(broker: str) -> dict[str, object]:
         "result_backend_base_sleep_between_retries_ms": 500,
         "result_backend_max_sleep_between_retries_ms": 2000,
         "broker_connection_max_retries": None,
-        "broker_heartbeat": 10,
+        "broker_heartbeat": 10 * lab.time_factor,
         # Celery 5.6 lowers the prefetch after a reconnect and never raises it again: celery#9512, fixed in 5.7.
         "worker_enable_prefetch_count_reduction": False,
     }
-    if broker == "rabbitmq":
+    if lab.broker == "rabbitmq":
         config |= {
             "task_default_queue_type": "quorum",
             "task_create_missing_queue_type": "quorum",

@@ -93,7 +93,7 @@ def configure(context: Context) -> None:
         service(WAIT, reads=[path, script, airflow.SECRETS], wait=False)
     if "worker" in machine.roles:
         leave(context)
-        watch()
+        watch(context)
     for component in components(lab, machine):
         name, at, _ = component.unit.partition("@")
         path = template(
@@ -105,10 +105,13 @@ def configure(context: Context) -> None:
         service(f"{component.unit}.service", reads=[path, config, *airflow.READS], wait=False)
 
 
-def watch() -> None:
+def watch(context: Context) -> None:
     """Have a worker that is connected but takes no tasks restarted."""
     name = "airflow-worker-watch"
-    paths = [template(HERE / f"{name}.{kind}.j2", f"{ETC}/{name}.{kind}") for kind in ("service", "timer")]
+    every = 30 * context.lab.time_factor
+    paths = [
+        template(HERE / f"{name}.{kind}.j2", f"{ETC}/{name}.{kind}", seconds=every) for kind in ("service", "timer")
+    ]
     service(f"{name}.timer", reads=paths)
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pyinfra.operations import postgres
+from pyinfra import host
+from pyinfra.facts.files import Directory
+from pyinfra.operations import postgres, server
 
 from provision.operations import Context, digest, for_ever, once, put, service, template
 from provision.roles import airflow
@@ -17,6 +19,12 @@ SERVICE = "postgresql@17-main.service"
 def configure(context: Context) -> None:
     lab = context.lab
     owner: dict[str, Any] = {"user": "postgres", "group": "postgres"}
+    # Installing PostgreSQL makes both; a box comes without.
+    server.shell(
+        name="Create the cluster and its certificate",
+        commands=["make-ssl-cert generate-default-snakeoil", "pg_createcluster 17 main"],
+        _if=lambda: not host.get_fact(Directory, "/var/lib/postgresql/17/main"),
+    )
     config = template(HERE / "lab.conf.j2", f"{ETC}/conf.d/lab.conf", **owner, lab=lab)
     access = template(HERE / "pg_hba.conf.j2", f"{ETC}/pg_hba.conf", **owner, mode="640", lab=lab)
     service(SERVICE, reads=[config, access, for_ever(SERVICE)])

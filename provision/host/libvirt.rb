@@ -1,0 +1,81 @@
+# Machines as libvirt domains, each with a kernel of its own, run by KVM or, where that does not run, by QEMU alone.
+
+require_relative "provider"
+
+class LibvirtProvider < Provider
+  POOL = "/var/lib/libvirt/images".freeze
+  EMULATED = 8 # how many times longer every wait is: five emulated machines on two cores, measured
+  VIRSH = %w[virsh --connect qemu:///system].freeze
+
+  def machine(node, name, machine, _argv)
+    node.vm.box = @lab.data["boxes"]["libvirt"]
+    node.vm.hostname = name
+    node.vm.network "private_network", ip: machine["address"], libvirt__network_name: network, libvirt__dhcp_enabled: false, libvirt__forward_mode: "none"
+    node.vm.provider "libvirt" do |provider|
+      provider.uri = "qemu:///system"
+      provider.driver = kvm? ? "kvm" : "qemu"
+      provider.cpu_mode = kvm? ? "host-model" : "maximum"
+      provider.memory = memory(machine)
+      provider.cpus = 2
+      provider.graphics_type = "none"
+      # The host's memory holds what a machine has written: it outlasts the machine's power, not the host's.
+      provider.disk_driver cache: "unsafe"
+      # virtiofs shares the machine's memory with the process that serves the folder.
+      provider.memorybacking :access, mode: "shared"
+      provider.memorybacking :source, type: "memfd"
+    end
+  end
+
+  # libvirt has no read-only virtiofs.
+  def synced_folder(_access) = { type: "virtiofs" }
+
+  def check(create:)
+    check_daemon
+    super
+    if create
+      check_others
+      check_interfaces(interface)
+    end
+    return if kvm?
+
+    @lab.default("time_factor", EMULATED)
+    say "no KVM: the machines are emulated, about ten times slower; every wait is #{@lab.data['time_factor']} times longer (TIME_FACTOR)"
+  end
+
+  private
+
+  def virsh(*words) = command(*VIRSH, *words)
+
+  def check_daemon
+    virsh("uri")
+  rescue Errno::ENOENT
+    raise Lab::Invalid, "no libvirt: the command virsh is not there. `PROVIDER=libvirt make up` installs and starts it."
+  rescue Lab::Invalid => e
+    raise Lab::Invalid, "no libvirt: #{e.message}\nStart it (`PROVIDER=libvirt make up`), or join its group (`sudo usermod -aG libvirt $USER`, then log in anew)."
+  end
+
+  # By its subnet: another checkout may have another.
+  def network = "airflow-lab-#{@lab.data['network'][/\d+\.\d+\.\d+/]}"
+
+  def check_others
+    mine = created.map { |name| identity(name) }
+    other = (virsh("list", "--uuid").split - mine).find { |id| virsh("domiflist", id).include?(network) }
+    return unless other
+
+    raise Lab::Invalid, "the network #{@lab.data['network']} is in use: machines of #{virsh('desc', other)[%r{Source: (.*)/Vagrantfile}, 1]} are running on it. " \
+                        "`vagrant halt` there, or give this lab a network of its own in config/lab.json."
+  end
+
+  # `make up` has tried whether a kernel runs in it: the device may be there and still not run one.
+  def kvm? = File.exist?(@lab.state("kvm"))
+
+  def running = created.select { |name| virsh("domstate", identity(name)).strip == "running" }
+
+  def interface
+    virsh("net-info", network)[/^Bridge:\s+(\S+)/, 1]
+  rescue Lab::Invalid
+    nil
+  end
+
+  def disk = File.directory?(POOL) ? POOL : super
+end

@@ -1,0 +1,179 @@
+# What `vagrant up` needs on any provider before the first machine, and what it says when it has ended. A provider
+# says how its machines are defined, and checks what it alone needs.
+
+require "English"
+require "net/http"
+require "open3"
+require "socket"
+
+require_relative "lab"
+
+class Provider
+  HEALTHY_WITHIN = 240 # seconds
+
+  def initialize(lab)
+    @lab = lab
+  end
+
+  # What is wrong with the host, as an exception, before anything is touched.
+  def check(create:)
+    check_readable
+    check_room if create
+  end
+
+  # What is made on the host before the first machine.
+  def make = nil
+
+  # What is removed from it after the last.
+  def remove = nil
+
+  # Where the host reaches a service: the machines have addresses of their own.
+  def reach(service) = "#{first(service)['address']}:#{@lab.data['ports'][service]}"
+
+  # Seconds that a machine has to shut down; with --force none: the docker provider does not know it, that of libvirt
+  # asks the machine all the same (vagrant-libvirt 0.11).
+  def stop_timeout(argv) = argv.intersect?(%w[-f --force]) ? 0 : 60 * @lab.data["time_factor"]
+
+  # Runs once a command: Vagrant may load a Vagrantfile more than once.
+  def around(argv)
+    return if $airflow_lab_around || argv.intersect?(%w[-h --help])
+
+    $airflow_lab_around = true
+    case argv.find { |word| !word.start_with?("-") }
+    when "up" then prepare(create: true)
+    when "provision", "reload" then prepare(create: false)
+    when "destroy" then at_exit { remove }
+    end
+  end
+
+  private
+
+  def say(text)
+    puts "==> lab: #{text}"
+    $stdout.flush
+  end
+
+  # MiB: a virtual machine has a kernel of its own, and shares no pages with the others.
+  def memory(machine) = machine["memory_mb"] + @lab.data["virtual_memory_mb"]
+
+  # The machine that is the first to have a service.
+  def first(service) = @lab.with_role(service == "rabbitmq_management" ? "queue" : service).values.first
+
+  def prepare(create:)
+    check(create:)
+    make if create
+    @lab.save
+    at_exit { closing if $ERROR_INFO.nil? || ($ERROR_INFO.is_a?(SystemExit) && $ERROR_INFO.success?) }
+  end
+
+  def created = @lab.machines.keys.select { |name| File.exist?(identity_file(name)) }
+
+  # What the provider calls a machine.
+  def identity(name) = File.read(identity_file(name))
+
+  def identity_file(name) = File.join(@lab.root, ".vagrant/machines/#{name}/#{@lab.data['provider']}/id")
+
+  # Runs a command of the provider's own and returns what it prints.
+  def command(*words, input: "")
+    out, err, status = Open3.capture3(*words, stdin_data: input)
+    raise Lab::Invalid, "#{words.first(3).join(' ')} failed: #{err.strip}" unless status.success?
+
+    out
+  end
+
+  # A file that only its owner reads is shared with the machines as it is, and Airflow's user there is another.
+  def check_readable
+    closed = Dir[File.join(@lab.root, "{dags,lab,provision}{,/**/*}")].reject { |path| File.world_readable?(path) || path.include?("__pycache__") }
+    return if closed.empty?
+
+    mode = format("%04o", File.stat(closed.first).mode & 0o7777)
+    raise Lab::Invalid, "Airflow could not read #{closed.first} (mode #{mode}): `chmod -R o+rX dags lab provision`"
+  end
+
+  def check_room
+    missing = @lab.machines.except(*running)
+    need = missing.values.sum { |machine| memory(machine) }
+    have = File.exist?("/proc/meminfo") ? File.read("/proc/meminfo")[/MemAvailable:\s+(\d+)/, 1].to_i / 1024 : need
+    if have < need
+      raise Lab::Invalid, "too little memory: #{missing.keys.join(', ')} need #{need} MiB (memory_mb in config/lab.json), " \
+                          "#{have} MiB are available. Stop other programs, or bring up fewer workers (WORKERS=1)."
+    end
+    return if (@lab.machines.keys - created).empty?
+
+    free = `df -Pk #{disk}`.lines.last.split[3].to_i / 1024
+    return if free >= @lab.data["disk_mb"]
+
+    raise Lab::Invalid, "too little disk: a new lab needs #{@lab.data['disk_mb']} MiB (disk_mb in config/lab.json), " \
+                        "#{free} MiB are free in #{disk}."
+  end
+
+  # The folder in which the provider keeps the machines' disks.
+  def disk = @lab.root
+
+  def check_interfaces(own)
+    lab = IPAddr.new(@lab.data["network"])
+    Socket.getifaddrs.each do |interface|
+      next unless interface.addr&.ipv4? && interface.name != own && lab.include?(IPAddr.new(interface.addr.ip_address))
+
+      raise Lab::Invalid, "the network #{@lab.data['network']} is in use on this host: #{interface.name} has #{interface.addr.ip_address}. " \
+                          "Choose another network, and addresses in it, in config/lab.json."
+    end
+  end
+
+  def closing
+    missing = @lab.machines.keys - running
+    if missing.any?
+      say "the move to #{@lab.data['broker']} goes on when all machines are up; until then both brokers run" if @lab.moving?
+      say "#{missing.join(', ')} not running. Next: vagrant up #{missing.join(' ')}"
+      return
+    end
+    unless healthy?
+      warn "airflow-lab: Airflow is not healthy after #{healthy_within} s. Next: vagrant ssh master1 -c 'systemctl --failed; journalctl -e'"
+      exit 1
+    end
+    follow_move if @lab.moving?
+    puts welcome
+  end
+
+  # The machines move by themselves; here the user sees what they wait for.
+  def follow_move
+    broker = @lab.with_role("queue").keys.first
+    follow = "sudo PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.broker_switch follow"
+    @lab.moved if system("vagrant", "ssh", broker, "--command", follow)
+  end
+
+  def healthy_within = HEALTHY_WITHIN * @lab.data["time_factor"]
+
+  # Whether the api-servers, behind nginx, call every component healthy; waits, and says what for.
+  def healthy?
+    uri = URI("http://#{reach('load_balancer')}/api/v2/monitor/health")
+    (0..healthy_within).step(2) do |seconds|
+      sick = begin
+        JSON.parse(Net::HTTP.get(uri)).reject { |_, part| part["status"] == "healthy" }.keys
+      rescue SystemCallError, IOError, Timeout::Error, JSON::ParserError
+        ["api-server"]
+      end
+      return true if sick.empty?
+
+      say "waiting for Airflow's #{sick.join(', ')} (#{seconds} s)" if (seconds % 10).zero?
+      sleep 2
+    end
+    false
+  end
+
+  def welcome
+    password = $stdout.tty? ? JSON.parse(File.read(@lab.state("secrets.json"))) : Hash.new("in .lab/secrets.json")
+    rabbitmq = @lab.data["broker"] == "rabbitmq"
+    management = "\n  RabbitMQ  http://#{reach('rabbitmq_management')}   airflow / #{password['rabbitmq_password']}" if rabbitmq
+    <<~TEXT
+
+      The lab is up: #{@lab.machines.keys.join(', ')}; broker: #{@lab.data['broker']}
+
+        Airflow   http://#{reach('load_balancer')}   admin / #{password['airflow_admin_password']}
+        Flower    http://#{reach('flower')}   admin / #{password['flower_password']}#{management}
+
+      Next: bin/lab drill worker-crash   crashes a machine under work, and shows what became of it
+            make test                    proves the whole lab
+    TEXT
+  end
+end

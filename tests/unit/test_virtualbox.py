@@ -1,0 +1,38 @@
+"""What can be known of VirtualBox without it: a stand-in for its command tells Vagrant a version, and no more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
+
+
+@pytest.fixture
+def virtualbox(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a PATH on which there is a VBoxManage."""
+    command: Path = tmp_path_factory.mktemp("bin") / "VBoxManage"
+    command.write_text("#!/bin/sh\necho 7.0.20r163906\n")
+    command.chmod(0o755)
+    return f"{command.parent}:{os.environ['PATH']}"
+
+
+def test_vagrant_accepts_the_settings(checkout: Checkout, virtualbox: str) -> None:  # noqa: F811
+    environment = os.environ | {"PROVIDER": "virtualbox", "PATH": virtualbox}
+    subprocess.run(["vagrant", "validate"], check=True, capture_output=True, cwd=checkout.root, env=environment)
+
+
+def test_vagrant_refuses_a_setting_that_virtualbox_has_not(checkout: Checkout, virtualbox: str) -> None:  # noqa: F811
+    definition = checkout.root / "provision" / "host" / "virtualbox.rb"
+    definition.write_text(definition.read_text().replace("linked_clone", "linked_copy"))
+    environment = os.environ | {"PROVIDER": "virtualbox", "PATH": virtualbox}
+    done = subprocess.run(["vagrant", "validate"], capture_output=True, text=True, cwd=checkout.root, env=environment)
+    assert done.returncode != 0
+    assert "linked_copy" in done.stderr
+
+
+def test_host_without_virtualbox_is_told(checkout: Checkout) -> None:  # noqa: F811
+    assert "no VirtualBox: the command VBoxManage is not there" in checkout.refused("up", PROVIDER="virtualbox")
