@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.table import Column, Table
 from lab import doctor as doctor_
 from lab import drills, faults, report
 from lab import status as status_
-from lab.machines import Machines
+from lab.machines import Machines, UnsupportedError
 from lab.topology import QUEUE_UNITS, ROOT
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -113,6 +114,8 @@ def fault(
         raise fail(f"no fault {what!r}: {', '.join(faults.FAULTS)}")
     if machine not in names and not (machine == faults.ALL and what in ("halt", "crash")):
         raise fail(f"no machine {machine!r}: {', '.join(names)}; halt and crash also take {faults.ALL}")
+    if machines.topology.provider == "docker" and what in faults.CONTAINER:
+        raise fail(f"no {what} on docker: {faults.CONTAINER[what]}. Real machines have it: PROVIDER=libvirt make up")
     takes = faults.FAULTS[what].takes
     if bool(takes) != bool(target):
         raise fail(f"{what} takes {'a third word' if takes else 'no third word'}{f': {takes}' if takes else ''}")
@@ -135,6 +138,37 @@ def heal() -> None:
     except subprocess.CalledProcessError as error:
         raise fail(f"not all could be undone: {error}\n{error.stderr or ''}Next: make up") from error
     console.print("\n".join(undone) or "nothing had to be undone")
+
+
+Label = Annotated[str, typer.Argument(help="before-upgrade, for example")]
+
+
+@app.command()
+def snapshot(name: Label) -> None:
+    """Keep all machines as they are, under a name; they are shut down for it and brought up again."""
+    machines, taken = _snapshots()
+    if name in taken or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise fail(f"{name!r}: there is a snapshot of that name, or it has more than a-z, 0-9 and -")
+    machines.snapshot(name)
+    console.print(f"snapshot {name}: kept. Next: change what you like, then lab restore {name}")
+
+
+@app.command()
+def restore(name: Label) -> None:
+    """Bring all machines back to a snapshot."""
+    machines, taken = _snapshots()
+    if name not in taken:
+        raise fail(f"no snapshot {name!r}: {', '.join(sorted(taken)) or 'there is none'}")
+    machines.restore(name)
+    console.print("\n".join(faults.heal(machines)) or f"restored {name}")
+
+
+def _snapshots() -> tuple[Machines, set[str]]:
+    machines = machines_of_the_lab()
+    try:
+        return machines, machines.snapshots()
+    except UnsupportedError as error:
+        raise fail(str(error)) from error
 
 
 @app.command()

@@ -94,3 +94,20 @@ def test_doctor_names_what_does_not_fit_and_the_cure_cures_it(machines: Machines
 )
 def test_what_there_is_not_is_refused_with_what_there_is(words: list[str], message: str) -> None:
     assert message in lab(*words, code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["fault", "skew", "worker1", "60"], "no skew on docker: a container has the host's clock"),
+        (["fault", "fill", "worker1"], "no fill on docker: a container's disk is the host's"),
+        (["snapshot", "before"], "no snapshots on docker: a container's disk is no disk"),
+        (["restore", "before"], "no snapshots on docker: a container's disk is no disk"),
+    ],
+)
+def test_what_only_real_machines_have_is_refused_with_the_reason(
+    words: list[str], why: str, topology: Topology
+) -> None:
+    if topology.provider != "docker":
+        pytest.skip("this lab has it")
+    assert why in lab(*words, code=2)
