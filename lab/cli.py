@@ -27,6 +27,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 console = Console(highlight=False)
 REPORTS = ROOT / ".lab" / "reports"
 BROKERS = tuple(QUEUE_UNITS)
+MANIFEST = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.manifest"
 GOOD, BAD = "[green]✓[/]", "[red]✗[/]"
 
 
@@ -97,6 +98,17 @@ def doctor() -> None:
     if found:
         raise typer.Exit(1)
     console.print(f"{GOOD} secrets, packages, airflow.cfg, DAGs, names, ports and clocks fit")
+
+
+@app.command()
+def manifest() -> None:
+    """Print, as JSON, what each machine is made of: packages, and files with their hashes; without secrets."""
+    machines = machines_of_the_lab()
+    found = {
+        machine.name: json.loads(machines.guest(machine.name).run_script(MANIFEST))
+        for machine in machines.topology.machines
+    }
+    print(json.dumps(found, indent=2, sort_keys=True))
 
 
 @app.command()
