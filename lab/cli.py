@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -17,6 +19,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
+from lab import deploy as deploy_
 from lab import doctor as doctor_
 from lab import drills, faults, report
 from lab import status as status_
@@ -181,6 +184,19 @@ def _snapshots() -> tuple[Machines, set[str]]:
         return machines, machines.snapshots()
     except UnsupportedError as error:
         raise fail(str(error)) from error
+
+
+@app.command()
+def deploy(
+    inventory: Annotated[Path, typer.Argument(help="Addresses and roles, in the form of config/lab.json.")],
+    ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh -o BatchMode=yes",
+) -> None:
+    """Bring machines that Vagrant did not make to their roles, over SSH."""
+    try:
+        failed = deploy_.deploy(inventory.resolve(), shlex.split(ssh), console.print)
+    except deploy_.InvalidError as error:
+        raise fail(str(error)) from error
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()

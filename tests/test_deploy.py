@@ -1,0 +1,88 @@
+"""The same code on machines that Vagrant did not make: plain Debians with nothing but sshd, reached over SSH."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.client import Airflow, eventually
+from lab.topology import ROOT
+from tests.test_provisioning import check_unchanged
+
+NETWORK = "airflow-lab-servers"
+SUBNET = "192.168.60"
+SERVERS: dict[str, dict[str, Any]] = {
+    "data": {"roles": ["database", "queue", "load_balancer", "flower"]},
+    "control": {"roles": ["api_server", "scheduler", "dag_processor", "triggerer"]},
+    "runner": {"roles": ["worker"], "queues": ["default", "queue_1", "queue_2"]},
+}
+# What a server is before anyone has touched it.
+PLAIN = """
+apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server
+install -d -m 0700 /root/.ssh && echo '{key}' >/root/.ssh/authorized_keys
+install -d /etc/systemd/system/service.d
+printf '[Service]\\nPrivateUsers=no\\n' >/etc/systemd/system/service.d/container.conf
+"""
+RUN = [
+    *("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined", "--cgroupns=private"),
+    *("--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp:exec", "--stop-signal=SIGRTMIN+3"),
+]
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Make the servers, and yield the command that reaches them."""
+    folder = tmp_path_factory.mktemp("servers")
+    key = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    names = [f"{NETWORK}-{name}" for name in SERVERS]
+    script = PLAIN.format(key=key.with_suffix(".pub").read_text().strip())
+    try:
+        docker("network", "create", "--subnet", f"{SUBNET}.0/24", NETWORK)
+        docker("run", "--name", NETWORK, "airflow-lab/debian:trixie", "sh", "-ec", script)
+        init = 'CMD ["/sbin/init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]'
+        docker("commit", "--change", init, NETWORK, f"{NETWORK}:plain")
+        for number, name in enumerate(names, 10):
+            address = ["--network", NETWORK, "--ip", f"{SUBNET}.{number}"]
+            docker("run", "--detach", "--name", name, *address, *RUN, f"{NETWORK}:plain")
+        yield f"ssh -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -l root"
+    finally:
+        subprocess.run(["docker", "rm", "--force", NETWORK, *names], capture_output=True, check=False)
+        subprocess.run(["docker", "image", "rm", f"{NETWORK}:plain"], capture_output=True, check=False)
+        subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True, check=False)
+
+
+def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tmp_path: Path) -> None:
+    lab = json.loads((ROOT / "config" / "lab.json").read_text())
+    machines = {
+        name: server | {"address": f"{SUBNET}.{number}", "memory_mb": 1024}
+        for number, (name, server) in enumerate(SERVERS.items(), 10)
+    }
+    inventory = tmp_path / "servers.json"
+    inventory.write_text(json.dumps(lab | {"machines": machines, "network": f"{SUBNET}.0/24", "workers": 1}))
+    deploy = ["bin/lab", "deploy", str(inventory), "--ssh", ssh]
+    subprocess.run(deploy, check=True, cwd=ROOT)
+    password = json.loads((tmp_path / "servers" / "secrets.json").read_text())["airflow_admin_password"]
+    airflow = eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
+    assert airflow.wait("dist_example", airflow.trigger("dist_example"), within=120)["state"] == "success"
+    subprocess.run(deploy, check=True, cwd=ROOT)
+    for name in SERVERS:
+        check_unchanged((tmp_path / "servers" / f"{name}.log").read_text())
+
+
+def _login(url: str, password: str) -> Airflow:
+    try:
+        airflow = Airflow(url, password)
+        assert "dist_example" in {dag["dag_id"] for dag in airflow.get("dags")["dags"]}
+    except Exception as error:
+        raise AssertionError(error) from error
+    return airflow
