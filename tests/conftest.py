@@ -13,9 +13,30 @@ from lab.client import Airflow, connect, eventually, secrets
 from lab.machines import Guest, Machines
 from lab.status import problems
 from lab.topology import QUEUE_UNITS, Topology
+from tests.virtual_machine import VirtualMachine
 
 BROKERS = tuple(QUEUE_UNITS)
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
+
+
+VIRTUAL_MACHINE = pytest.StashKey[VirtualMachine]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin what takes longest, the virtual machine, before the first test; it is looked at after the last."""
+    wanted = any("virtual_machine" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        session.config.stash[VIRTUAL_MACHINE] = VirtualMachine()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if VIRTUAL_MACHINE in session.config.stash:
+        session.config.stash[VIRTUAL_MACHINE].remove()
+
+
+@pytest.fixture(scope="session")
+def virtual_machine(request: pytest.FixtureRequest) -> VirtualMachine:
+    return request.config.stash[VIRTUAL_MACHINE]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -67,7 +88,7 @@ def airflow() -> Airflow:
 @pytest.fixture
 def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Client]:
     """Flower's API, as its user reaches it."""
-    url = f"http://localhost:{topology.forwarded_ports['flower']}/api"
+    url = f"http://{topology.reach('flower', 'flower')}/api"
     with httpx.Client(base_url=url, auth=("admin", secret["flower_password"]), timeout=30) as client:
         yield client
 

@@ -1,0 +1,77 @@
+"""A machine with a kernel of its own: the broker, from our box, in libvirt; emulated where there is no KVM.
+
+It is brought up in a copy of the checkout while the other tests run (`pytest_collection_finish` in conftest.py), and
+the tests of a machine are run there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lab import faults
+from lab.machines import Guest, Machines
+from lab.topology import ROOT
+from tests.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
+
+OF_A_MACHINE = ["tests/test_machines.py", "tests/test_services.py", "tests/test_broker.py"]
+
+
+@pytest.fixture(scope="module")
+def machines(virtual_machine: VirtualMachine) -> Machines:
+    return virtual_machine.resume()
+
+
+@pytest.fixture
+def broker(machines: Machines) -> Guest:
+    return machines.guest("broker")
+
+
+def test_broker_from_our_box_passes_its_tests(virtual_machine: VirtualMachine, broker: Guest) -> None:
+    asked = ["-k", "broker and redis and not flower and not depth and not move and not takes"]
+    subprocess.run([sys.executable, "-m", "pytest", *OF_A_MACHINE, *asked], check=True, cwd=virtual_machine.root)
+
+
+def test_box_that_is_built_again_is_the_same(virtual_machine: VirtualMachine, broker: Guest) -> None:
+    boxes = [ROOT / BOX, virtual_machine.root / BOX_AGAIN / "airflow-lab.box"]
+    assert len({hashlib.sha256(box.read_bytes()).hexdigest() for box in boxes}) == 1
+
+
+def test_vagrant_accepts_the_settings(virtual_machine: VirtualMachine, broker: Guest) -> None:
+    subprocess.run(["vagrant", "validate"], check=True, capture_output=True, cwd=virtual_machine.root)
+
+
+def test_folders_are_shared_both_ways(virtual_machine: VirtualMachine, broker: Guest) -> None:
+    broker.run("touch /opt/airflow/logs/from-the-machine")
+    assert (virtual_machine.root / "logs" / "from-the-machine").exists()
+    (virtual_machine.root / "dags" / "from_the_host.py").touch()
+    assert broker.host.file("/opt/airflow/dags/from_the_host.py").exists
+
+
+def test_clock_goes_wrong_and_is_put_right(machines: Machines, broker: Guest) -> None:
+    faults.FAULTS["skew"].inject(machines, "broker", "-120")
+    assert time.time() - float(broker.run("date +%s")) > 60
+    assert "broker on-time" in faults.mend(machines, "broker")
+    assert abs(time.time() - float(broker.run("date +%s"))) < 10
+
+
+def test_disk_fills_up_and_is_emptied(machines: Machines, broker: Guest) -> None:
+    write = "runuser -u vagrant -- dd if=/dev/zero of=/home/vagrant/more bs=1M count=8"
+    faults.FAULTS["fill"].inject(machines, "broker", "")
+    with pytest.raises(AssertionError, match="No space left"):
+        broker.run(write)
+    assert "broker emptied" in faults.mend(machines, "broker")
+    broker.run(f"{write} && rm /home/vagrant/more")
+
+
+def test_power_off_ends_no_connection(machines: Machines, broker: Guest) -> None:
+    address = (broker.machine.address, machines.topology.ports["redis"])
+    with socket.create_connection(address, timeout=30) as connection:
+        faults.FAULTS["crash"].inject(machines, "broker", "")
+        with pytest.raises(TimeoutError):
+            connection.recv(1)

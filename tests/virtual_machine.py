@@ -1,0 +1,61 @@
+"""The broker as a virtual machine, in a copy of the checkout with a network of its own, and its box a second time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from lab import faults
+from lab.machines import Machines
+from lab.topology import ROOT
+
+LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".vagrant", ".venv", "logs", ".*_cache", "__pycache__")
+BOX, BOX_AGAIN = ".lab/box/airflow-lab.box", ".lab/box-again"
+KVM = ".lab/kvm"
+WITHIN = 45 * 60  # seconds, of which it is alone with the machine for few; the emulated one alone takes a fourth
+
+
+class VirtualMachine:
+    """Brought up in the background, at the lowest priority, as soon as it is made; suspended until it is looked at."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="airflow-lab-"))
+        self.root.chmod(0o755)
+        shutil.copytree(ROOT, self.root, ignore=LEFT_OUT, dirs_exist_ok=True)
+        lab = self.root / "config" / "lab.json"
+        lab.write_text(lab.read_text().replace("192.168.56", "192.168.58"))
+        self.log = ROOT / ".lab" / "virtual-machine.log"
+        if (ROOT / KVM).exists():
+            (self.root / KVM).parent.mkdir()
+            (self.root / KVM).touch()
+        steps = ["vagrant up broker", "vagrant suspend broker", f"sh provision/host/box.sh {BOX_AGAIN}"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                ["nice", "-n", "19", "sh", "-c", " && ".join(steps)],
+                cwd=self.root,
+                env=os.environ | {"PROVIDER": "libvirt"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def resume(self) -> Machines:
+        """Return its lab when it runs; AssertionError, with what was said last, if it cannot be brought up."""
+        assert self.process.wait(WITHIN) == 0, self.log.read_text()[-2000:]
+        machines = Machines(self.root)
+        machines.hypervisor("thaw", "broker")
+        faults.mend(machines, "broker")  # its clock stood still
+        return machines
+
+    def remove(self) -> None:
+        """Leave nothing of it but the box."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(60)
+        subprocess.run(["vagrant", "destroy", "--force"], cwd=self.root, capture_output=True, check=False)
+        shutil.rmtree(self.root, ignore_errors=True)
