@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import replace
 
 from lab.drills import DRILLS
@@ -34,3 +35,9 @@ def test_make_targets_that_it_names_exist() -> None:
 def test_files_that_it_names_exist() -> None:
     for path in re.findall(r"`((?:config|dags|provision|lab|tests|bin)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_suite_runs_every_file_of_tests() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    files = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+    assert set(settings["testpaths"]) == files | {"tests/unit"}
