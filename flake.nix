@@ -23,7 +23,7 @@
     in
     {
       devShells = each (pkgs: {
-        default = import ./nix/devshell.nix { inherit pkgs lab; };
+        default = import ./nix/devshell.nix { inherit pkgs; };
       });
       formatter = each (pkgs: pkgs.nixfmt);
       checks = each (pkgs: import ./nix/checks.nix { inherit pkgs lab self; });

@@ -1,5 +1,5 @@
 # The tools that `make up`, `make test` and `make lint` call; on Debian, provision/host/install.sh installs the same.
-{ pkgs, lab }:
+{ pkgs }:
 pkgs.mkShellNoCC {
   packages = [
     pkgs.docker-client
@@ -21,5 +21,4 @@ pkgs.mkShellNoCC {
     pkgs.stdenv.cc.cc.lib
     pkgs.zlib
   ];
-  VAGRANT_DEFAULT_PROVIDER = lab.provider;
 }

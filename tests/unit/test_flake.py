@@ -37,11 +37,6 @@ def test_shell_has_what_a_host_needs(system: str) -> None:
     assert {"vagrant", "docker-client", "libvirt", "qemu", "python313", "shellcheck", "ruby"} <= set(names)
 
 
-def test_provider_is_that_of_the_lab() -> None:
-    provider = evaluate(f"({OUTPUTS}).devShells.x86_64-linux.default.VAGRANT_DEFAULT_PROVIDER")
-    assert provider == json.loads((ROOT / "config/lab.json").read_text())["provider"]
-
-
 def test_checks_evaluate() -> None:
     names = evaluate(f"builtins.attrNames ({OUTPUTS}).checks.x86_64-linux")
     assert names == ["addresses", "format", "ruby", "shell"]

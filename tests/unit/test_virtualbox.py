@@ -28,7 +28,8 @@ def test_vagrant_accepts_the_settings(checkout: Checkout, virtualbox: str) -> No
 def test_vagrant_refuses_a_setting_that_virtualbox_has_not(checkout: Checkout, virtualbox: str) -> None:  # noqa: F811
     definition = checkout.root / "provision" / "host" / "virtualbox.rb"
     definition.write_text(definition.read_text().replace("linked_clone", "linked_copy"))
-    environment = os.environ | {"PROVIDER": "virtualbox", "PATH": virtualbox}
+    # What the lab was told stands above what the user has set for all of Vagrant.
+    environment = os.environ | {"PROVIDER": "virtualbox", "VAGRANT_DEFAULT_PROVIDER": "docker", "PATH": virtualbox}
     done = subprocess.run(["vagrant", "validate"], capture_output=True, text=True, cwd=checkout.root, env=environment)
     assert done.returncode != 0
     assert "linked_copy" in done.stderr
