@@ -26,4 +26,6 @@ PYTHONHASHSEED=0 /opt/airflow/venv/bin/python -m compileall -q -f /opt/airflow/v
 pg_dropcluster 17 main
 rm -f /var/lib/rabbitmq/.erlang.cookie /etc/ssl/private/ssl-cert-snakeoil.key /etc/ssl/certs/ssl-cert-snakeoil.pem
 find /var/log -type f -delete
+# Written by whichever of Debian's scripts came first, not by a package.
+rm -rf /usr/share/python3/debpython/__pycache__
 rm -rf /vagrant/* /root/* /root/.cache /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache
