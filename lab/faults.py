@@ -126,11 +126,13 @@ def _partition(machines: Machines, name: str, peers: str) -> None:
 
 
 def _kill(machines: Machines, name: str, service: str) -> None:
-    machines.guest(name).run("systemctl kill --kill-whom main --signal SIGKILL %s", unit(machines, name, service))
+    named = unit(machines, name, service)
+    machines.guest(name).run("systemctl kill --kill-whom main --signal SIGKILL %s", named)
 
 
 def _restart(machines: Machines, name: str, service: str) -> None:
-    machines.guest(name).run("systemctl restart %s", unit(machines, name, service))
+    named = unit(machines, name, service)
+    machines.guest(name).run("systemctl restart %s", named)
 
 
 def _slow(machines: Machines, name: str, _: str) -> str:

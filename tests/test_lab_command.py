@@ -78,36 +78,3 @@ def test_doctor_names_what_does_not_fit_and_the_cure_cures_it(machines: Machines
         subprocess.run(["vagrant", "provision", name], check=True, capture_output=True, cwd=ROOT)
     assert "worker2 connected" in lab("heal")
     lab("doctor")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["fault", "explode", "worker1"], "no fault 'explode': halt, crash,"),
-        (["fault", "crash", "worker9"], "no machine 'worker9': broker, master1,"),
-        (["fault", "kill", "worker1"], "kill takes a third word: service"),
-        (["fault", "kill", "worker1", "database"], "worker1 has no service 'database': worker"),
-        (["fault", "partition", "worker1", "moon"], "'moon' is nothing to cut a machine from: database,"),
-        (["drill", "moonquake"], "no drill moonquake: worker-halt,"),
-        (["drill", "worker-crash", "--broker", "kafka"], "no broker 'kafka': redis, rabbitmq, both"),
-    ],
-)
-def test_what_there_is_not_is_refused_with_what_there_is(words: list[str], message: str) -> None:
-    assert message in lab(*words, code=2)
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["fault", "skew", "worker1", "60"], "no skew on docker: a container has the host's clock"),
-        (["fault", "fill", "worker1"], "no fill on docker: a container's disk is the host's"),
-        (["snapshot", "before"], "no snapshots on docker: a container's disk is no disk"),
-        (["restore", "before"], "no snapshots on docker: a container's disk is no disk"),
-    ],
-)
-def test_what_only_real_machines_have_is_refused_with_the_reason(
-    words: list[str], why: str, topology: Topology
-) -> None:
-    if topology.provider != "docker":
-        pytest.skip("this lab has it")
-    assert why in lab(*words, code=2)
