@@ -16,7 +16,6 @@ import pytest
 
 from lab import faults
 from lab.machines import Guest, Machines
-from lab.topology import ROOT
 from tests.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
 
 OF_A_MACHINE = ["tests/test_machines.py", "tests/test_services.py", "tests/test_broker.py"]
@@ -38,7 +37,7 @@ def test_broker_from_our_box_passes_its_tests(virtual_machine: VirtualMachine, b
 
 
 def test_box_that_is_built_again_is_the_same(virtual_machine: VirtualMachine, broker: Guest) -> None:
-    boxes = [ROOT / BOX, virtual_machine.root / BOX_AGAIN / "airflow-lab.box"]
+    boxes = [virtual_machine.root / box for box in (BOX, BOX_AGAIN)]
     assert len({hashlib.sha256(box.read_bytes()).hexdigest() for box in boxes}) == 1
 
 

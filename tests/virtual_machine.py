@@ -1,4 +1,4 @@
-"""The broker as a virtual machine, in a copy of the checkout with a network of its own, and its box a second time."""
+"""The broker as a virtual machine, in a copy of the checkout with a network of its own; its box is made twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.machines import Machines
 from lab.topology import ROOT
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".vagrant", ".venv", "logs", ".*_cache", "__pycache__")
-BOX, BOX_AGAIN = ".lab/box/airflow-lab.box", ".lab/box-again"
+BOX, BOX_AGAIN = ".lab/box/airflow-lab.box", ".lab/box-again/airflow-lab.box"
 KVM = ".lab/kvm"
 WITHIN = 45 * 60  # seconds, of which it is alone with the machine for few; the emulated one alone takes a fourth
 
@@ -32,7 +32,12 @@ class VirtualMachine:
         if (ROOT / KVM).exists():
             (self.root / KVM).parent.mkdir()
             (self.root / KVM).touch()
-        steps = ["vagrant up broker", "vagrant suspend broker", f"sh provision/host/box.sh {BOX_AGAIN}"]
+        steps = [
+            "sh provision/host/add-box.sh",
+            "vagrant up broker",
+            "vagrant suspend broker",
+            f"sh provision/host/box.sh {Path(BOX_AGAIN).parent}",
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 ["nice", "-n", "19", "sh", "-c", " && ".join(steps)],
