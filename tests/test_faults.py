@@ -5,15 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from lab import faults
 from lab.client import Airflow, eventually
 from lab.machines import Guest, Machines
 from lab.topology import Topology
 
 pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
+LOCK = 4242  # any number
+HOLD = f"""
+import pathlib, sqlalchemy, time
+engine = sqlalchemy.create_engine(pathlib.Path("/opt/airflow/secrets/sql_alchemy_conn").read_text())
+with engine.connect() as connection:
+    connection.exec_driver_sql("SELECT pg_advisory_lock({LOCK})")
+    time.sleep(600)
+"""
 PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")
 
 
@@ -104,6 +115,26 @@ def test_machine_that_was_halted_comes_back_with_its_services(airflow: Airflow, 
     guest = machines.guest("master2")
     assert guest.run("getent hosts broker").split()[0] == "192.168.56.10"
     eventually(lambda: _serves(airflow, guest), within=90)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_what_a_lost_machine_had_locked_is_free_again(
+    machines: Machines, lab_database: psycopg.Connection[Any]
+) -> None:
+    """No packet says that it is gone, as when it loses power: PostgreSQL has to find out by itself."""
+
+    def locked(times: int) -> None:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s"
+        assert lab_database.execute(query, [LOCK]).fetchone() == (times,)
+
+    machines.guest("master1").run("systemd-run --unit hold --collect /opt/airflow/venv/bin/python -c %s", HOLD)
+    try:
+        eventually(lambda: locked(1), within=30)
+        faults.FAULTS["partition"].inject(machines, "master1", "database")
+        eventually(lambda: locked(0), within=30)
+    finally:
+        faults.mend(machines, "master1")
+        machines.guest("master1").run("systemctl stop hold || true")
 
 
 def works(airflow: Airflow) -> None:
