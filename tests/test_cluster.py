@@ -76,7 +76,8 @@ def test_login_session_of_one_api_server_is_good_at_the_other(topology: Topology
         form = {"username": "admin", "password": secret["airflow_admin_password"]}
         if field := re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page.text):
             form["csrf_token"] = field[1]
-        browser.post(f"{api_server(topology, 0)}/auth/login/", data=form)
+        home = browser.post(f"{api_server(topology, 0)}/auth/login/", data=form)
+        assert str(home.url) == f"{api_server(topology, 0)}/"
         cookies = {cookie.name: cookie.value or "" for cookie in browser.cookies.jar}
     other = api_server(topology, 1)
     assert httpx.get(f"{other}/api/v2/dags", cookies=cookies, timeout=PATIENCE).status_code == 200
