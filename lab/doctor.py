@@ -15,7 +15,6 @@ from lab.faults import CLOCK
 from lab.machines import Machines
 from lab.topology import Topology
 
-ALLOWED = {"tokens": 10, "logs": 30}  # seconds: Airflow's defaults of jwt_leeway and of log_request_clock_grace
 EXAMINE = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.examine"
 PROVISION = "vagrant provision"
 
@@ -63,7 +62,9 @@ def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator
         late = abs(answer["skew"])
         if late > CLOCK * topology.time_factor:
             wrong = f"its clock is {late:.1f} s {'ahead' if answer['skew'] > 0 else 'behind'}"
-            refused = [f"{what} ({limit} s)" for what, limit in ALLOWED.items() if late > limit]
+            # Seconds: jwt_leeway in config/airflow.cfg.j2, and Airflow's own log_request_clock_grace.
+            allowed = {"tokens": 10 * topology.time_factor, "logs": 30}
+            refused = [f"{what} ({limit} s)" for what, limit in allowed.items() if late > limit]
             wrong += f", more than Airflow allows for {' and '.join(refused)}" if refused else ""
             yield Finding(name, wrong, "lab heal")
 
