@@ -43,7 +43,9 @@ def test_vagrants_public_key_is_not_accepted(any_machine: Guest) -> None:
 
 
 def test_another_checkout_is_told_who_has_the_network(checkout: Checkout, topology: Topology) -> None:  # noqa: F811
-    assert f"the network {topology.network} is in use: machines of {ROOT} are running on it" in checkout.refused("up")
+    assert f"the network {topology.network} is in use: machines of {ROOT} are running on it" in checkout.refused(
+        "up", PROVIDER=topology.provider
+    )
 
 
 @pytest.mark.parametrize("command", ["status", "validate"])
