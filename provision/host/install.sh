@@ -1,6 +1,6 @@
 #!/bin/sh
-# install.sh [no-box]   gives a Debian host what it lacks to run the lab with its provider, and starts that. Does nothing
-# where all is there.
+# install.sh [no-box]   gives a Debian host what it lacks to run the lab with its provider, and starts that; with no-box
+# all but libvirt's box. Does nothing where all is there.
 set -eu
 here=$(dirname "$0")
 
@@ -115,9 +115,10 @@ start_libvirt() {
 # Only a kernel that boots proves KVM: the device may be there, on a host that is virtual itself, and run none.
 try_kvm() {
   rm -f .lab/kvm
+  [ -e /dev/kvm ] || return 0
   # The host's own, where there is no box of ours.
   kernel=$(root find .lab/box/vmlinuz /boot -name 'vmlinuz*' -type f 2>/dev/null | head -n 1)
-  if [ ! -e /dev/kvm ] || [ -z "$kernel" ]; then return; fi
+  [ -n "$kernel" ] || return 0
   if root timeout 20 qemu-system-x86_64 -accel kvm -m 256 -display none -serial stdio -no-reboot -kernel "$kernel" \
     -append 'console=ttyS0 panic=-1' 2>/dev/null | grep -q 'Linux version'; then mkdir -p .lab && touch .lab/kvm; fi
 }
