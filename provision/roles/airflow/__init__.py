@@ -22,13 +22,14 @@ HOME = "/opt/airflow"
 COMMON = f"{HOME}/airflow.cfg"
 BROKERS = tuple(QUEUE_UNITS)
 VENV = f"{HOME}/venv"
-EXECUTOR = f"{HOME}/plugins/lab_executor.py"
+# Airflow has this folder in its path.
+MODULES = {name: f"{HOME}/config/{name}.py" for name in ("lab_executor", "heartbeat_path", "message_lease")}
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
 ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
 
 # What every Airflow service reads, beside its configuration.
-READS = (f"{HOME}/airflow.env", EXECUTOR, SECRETS, "/var/lib/airflow-lab/environment")
+READS = (f"{HOME}/airflow.env", *MODULES.values(), SECRETS, "/var/lib/airflow-lab/environment")
 
 
 def install() -> None:
@@ -71,7 +72,8 @@ def configure(context: Context) -> None:
         template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(lab))
         if broker == context.lab.broker:
             template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(lab))
-    template(HERE / "lab_executor.py", EXECUTOR, folder=True)
+    for name, path in MODULES.items():
+        template(HERE / f"{name}.py", path, folder=True)
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     template(HERE / "airflow.sh.j2", "/usr/local/bin/airflow", mode="755")
 
@@ -141,7 +143,9 @@ def celery_config(lab: Topology) -> dict[str, object]:
         # Celery 5.6 lowers the prefetch after a reconnect and never raises it again: celery#9512, fixed in 5.7.
         "worker_enable_prefetch_count_reduction": False,
     }
-    if lab.broker == "rabbitmq":
+    if lab.broker == "redis":
+        config["imports"] = ["message_lease"]
+    else:
         config |= {
             "task_default_queue_type": "quorum",
             "task_create_missing_queue_type": "quorum",

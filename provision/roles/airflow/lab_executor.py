@@ -1,32 +1,229 @@
-"""Airflow's CeleryExecutor, and one case more: a scheduler that dies before it has sent what it queued."""
+"""Airflow's CeleryExecutor, and what it leaves open: messages that nobody holds, and silence that proves nothing.
 
-from collections.abc import Sequence
+Four cases, of which the comments at each method give the details:
 
+- A task is queued and its message was never sent, or was lost with Redis or a worker: it is sent again.
+- A scheduler stops, or dies, between queueing and sending: what it had queued is sent by another.
+- The broker is away: the scheduler's loop does not stop for a second a task.
+- Heartbeats are late because the way from the tasks to the database was closed: the tasks are not called lost.
+
+All of them may send a message for a task that has one. That is harmless: the api-server lets a queued task start once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+import httpx
+from airflow.configuration import conf
 from airflow.jobs.job import JobState
 from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
+from airflow.providers.celery.executors.celery_executor_utils import ExceptionWithTraceback, send_workload_to_executor
+from airflow.utils import timezone
+from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
+from heartbeat_path import HeartbeatPath
+from kombu.exceptions import OperationalError
+from sqlalchemy import create_engine, select, text, update
+from sqlalchemy.orm import Session
+
+CHECK_INTERVAL = 5  # seconds between two searches for lost messages; a message is lost if two searches miss it
+SETTLED = 10  # seconds after which a queued task must have a message
+AT_WORK = (TaskInstanceState.QUEUED, TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING)
 
 
 class LabExecutor(CeleryExecutor):
-    """Gives back to the scheduler what may never have been sent to the broker.
+    """CeleryExecutor for a cluster in which every part may die at any moment."""
 
-    CeleryExecutor adopts such a task and waits for it until task_queued_timeout: a trade-off made in
-    apache/airflow#65594, with which this may go. A message that was sent after all is refused when a worker takes it,
-    because a task that is given back has a new id.
-    """
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.checked = time.monotonic()
+        self.suspects: set[str] = set()  # Celery ids without a message at the last search
+        self.finished: set[TaskInstanceKey] = set()  # keys whose task had finished at the last search
+
+    def start(self) -> None:
+        super().start()
+        watch_heartbeat_path()
+
+    def sync(self) -> None:
+        super().sync()
+        if time.monotonic() - self.checked > CHECK_INTERVAL:
+            self.send_lost_again()
+            self.forget_finished()
+            self.checked = time.monotonic()
+
+    def end(self, synchronous: bool = False) -> None:
+        """Give back what was queued and not sent: a scheduler that ends in order is not searched for such tasks."""
+        with create_session() as session:
+            give_back(session, [workload.ti.id for workload in self.queued_tasks.values()])
+        self.queued_tasks.clear()
+        super().end(synchronous)
+
+    def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
+        """Send until one cannot be sent: a broker that is away costs the loop one `operation_timeout`, not one a task.
+
+        What is not sent stays queued in the executor, and is tried in the next loop.
+        """
+        results = []
+        for one in workload_tuples_to_send:
+            results.append(send_workload_to_executor(one))
+            if isinstance(results[-1][2], ExceptionWithTraceback):
+                break
+        return results
+
+    def fail(self, key: TaskInstanceKey, info: Any = None) -> None:
+        """Report that Celery has failed, unless that says nothing of the task.
+
+        A message that is delivered twice may fail, for example because its token has expired, while the task runs on
+        another worker: that is known by its heartbeats. Or it is not the message that the task waits for any more.
+        """
+        result = self.workloads.get(key)
+        if result and isinstance(key, TaskInstanceKey):
+            with create_session() as session:
+                ti = session.scalar(select(TaskInstance).where(TaskInstance.filter_for_tis([key])))
+                if ti and ti.try_number == key.try_number:
+                    if ti.external_executor_id != result.task_id:
+                        self._forget(key)
+                        return
+                    if ti.state == TaskInstanceState.RUNNING and is_alive(ti.last_heartbeat_at):
+                        return
+        super().fail(key, info)
 
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
-        """Return those of a dead scheduler's tasks that are to be queued again."""
-        unsent = [ti for ti in tis if perhaps_unsent(ti)]
-        for ti in unsent:
-            ti.max_tries += 1  # the try that this costs is not one of the task's retries
-        return [*unsent, *super().try_adopt_task_instances([ti for ti in tis if ti not in unsent])]
+        """Return the tasks of other schedulers that Airflow has to reset; what may not have been sent, is sent again.
+
+        CeleryExecutor waits for such a message until `task_queued_timeout` (apache/airflow#65594).
+        """
+        queued = [ti for ti in tis if ti.state == TaskInstanceState.QUEUED]
+        held = self._held(queued) if queued else None
+        for ti in queued:
+            # RabbitMQ does not tell which messages it has. A scheduler that ended in order has sent all that it had.
+            unsent = ti.queued_by_job.state == JobState.FAILED if held is None else ti.external_executor_id not in held
+            if unsent:
+                ti.state = TaskInstanceState.SCHEDULED
+                ti.scheduled_dttm = timezone.utcnow()
+        adoptable = [ti for ti in tis if ti.state != TaskInstanceState.SCHEDULED]
+        return super().try_adopt_task_instances(adoptable) if adoptable else []
+
+    def send_lost_again(self) -> None:
+        """Give queued tasks of this scheduler back to it if Redis has no message of them: they are queued again.
+
+        Redis loses what it was told in the second before a crash, and a message that a worker has taken from the queue
+        and not yet noted as held when it dies.
+        """
+        waiting = {workload.ti.id for workload in self.queued_tasks.values()}
+        with create_session() as session:
+            query = select(TaskInstance).where(
+                TaskInstance.state == TaskInstanceState.QUEUED,
+                TaskInstance.queued_by_job_id == self.job_id,
+                TaskInstance.queued_dttm < timezone.utcnow() - timedelta(seconds=SETTLED),
+            )
+            tis = [ti for ti in session.scalars(query) if ti.id not in waiting]
+            held = self._held(tis) if tis else None
+            missing = {ti.external_executor_id: ti for ti in tis if ti.external_executor_id not in (held or ())}
+            lost = [] if held is None else [ti for celery_id, ti in missing.items() if celery_id in self.suspects]
+            self.suspects = set() if held is None else set(missing)
+            for ti in lost:
+                self.log.warning("%s is queued, and its message is lost: it is sent again", ti)
+                self._forget(ti.key)
+            give_back(session, [ti.id for ti in lost])
+
+    def forget_finished(self) -> None:
+        """Free the slots of tasks that have finished and of which Celery reports no end.
+
+        Celery says nothing of a message that was ignored because the task was running already.
+        """
+        keys = [key for key in self.workloads if isinstance(key, TaskInstanceKey)]
+        if not keys:
+            return
+        with create_session() as session:
+            tis = session.scalars(select(TaskInstance).where(TaskInstance.filter_for_tis(keys)))
+            at_work = {ti.key for ti in tis if ti.state in AT_WORK}
+        finished = {key for key in keys if key not in at_work}
+        for key in finished & self.finished:
+            self._forget(key)
+        self.finished = finished
+
+    def _forget(self, key: TaskInstanceKey) -> None:
+        self.workloads.pop(key, None)
+        self.running.discard(key)
+
+    def _held(self, tis: Collection[TaskInstance]) -> set[str] | None:
+        """Return the Celery ids that Redis has a message of; None if the broker is not Redis or does not answer."""
+        queues = {ti.queue for ti in tis}
+        try:
+            with self.celery_app.connection_for_read() as connection:
+                if connection.transport.driver_type != "redis":
+                    return None
+                return set(message_ids(connection.default_channel, queues))
+        except (OperationalError, *self._connection_errors):
+            return None
+
+    @cached_property
+    def _connection_errors(self) -> tuple[type[Exception], ...]:
+        return self.celery_app.connection_for_read().connection_errors
 
 
-def perhaps_unsent(ti: TaskInstance) -> bool:
-    """Return whether a task was queued after the last heartbeat of its scheduler: at each, all tasks have been sent."""
-    job = ti.queued_by_job
-    return (
-        ti.state == TaskInstanceState.QUEUED and job.state == JobState.FAILED and ti.queued_dttm > job.latest_heartbeat
-    )
+def message_ids(channel: Any, queues: Iterable[str]) -> Iterator[str]:
+    """Return the Celery ids of all messages in `queues`, and of those that workers have received."""
+    for queue in queues:
+        for message in channel.client.lrange(queue, 0, -1):
+            yield json.loads(message)["headers"]["id"]
+    for held in channel.client.hvals(channel.unacked_key):
+        yield json.loads(held)[0]["headers"]["id"]
+
+
+def give_back(session: Session, ids: Sequence[UUID]) -> None:
+    """Have queued task instances queued again; that uses up no attempt."""
+    if ids:
+        values = {"state": TaskInstanceState.SCHEDULED, "queued_dttm": None, "scheduled_dttm": timezone.utcnow()}
+        query = update(TaskInstance).where(
+            TaskInstance.id.in_(ids), TaskInstance.state == TaskInstanceState.QUEUED
+        )
+        session.execute(query.values(queued_by_job_id=None, **values).execution_options(synchronize_session=False))
+
+
+def is_alive(last_heartbeat: datetime | None) -> bool:
+    """Return whether a task's last heartbeat is not older than the scheduler allows."""
+    timeout = timedelta(seconds=conf.getint("scheduler", "task_instance_heartbeat_timeout"))
+    return bool(last_heartbeat and timezone.utcnow() - last_heartbeat < timeout)
+
+
+def watch_heartbeat_path() -> None:
+    """Have the scheduler of this process count the silence of a task only while its heartbeats could have arrived.
+
+    Airflow has no option for it and asks no executor, so this replaces a private method of Airflow 3.3.
+    """
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    url = f"{conf.get_mandatory_value('core', 'execution_api_server_url')}health"
+    wait = conf.getint("workers", "execution_api_timeout")
+    engine = create_engine(conf.get_mandatory_value("database", "sql_alchemy_conn"), pool_size=1, max_overflow=0)
+    client = httpx.Client(timeout=wait, trust_env=False)
+
+    def probe() -> None:
+        client.get(url).raise_for_status()
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    path = HeartbeatPath(probe, longest=wait + 1, settle=conf.getint("workers", "execution_api_retry_wait_max"))
+    path.start()
+    find = SchedulerJobRunner._find_task_instances_without_heartbeats
+
+    def find_lost(runner: SchedulerJobRunner, *, session: Session) -> list[TaskInstance]:
+        timeout = timedelta(seconds=runner._task_instance_heartbeat_timeout_secs)
+        late, now = find(runner, session=session), timezone.utcnow()
+        lost = [ti for ti in late if ti.last_heartbeat_at and path.silence(ti.last_heartbeat_at, now) > timeout]
+        if spared := len(late) - len(lost):
+            runner.log.warning("Not failing %d of them: their heartbeats could not have arrived", spared)
+        return lost
+
+    SchedulerJobRunner._find_task_instances_without_heartbeats = find_lost  # type: ignore[method-assign]
