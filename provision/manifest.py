@@ -13,7 +13,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 HOME = Path("/opt/airflow")
-FOLDERS = (Path("/etc"), HOME / "plugins")
+FOLDERS = (Path("/etc"), HOME / "config")
 FILES = (HOME / "airflow.cfg", HOME / "airflow-redis.cfg", HOME / "airflow-rabbitmq.cfg", HOME / "airflow.env")
 OWN = (  # made by the machine, or for it alone, at random or by the clock
     "/etc/airflow-lab/",

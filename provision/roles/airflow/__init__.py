@@ -72,6 +72,8 @@ def configure(context: Context) -> None:
         template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(lab))
         if broker == context.lab.broker:
             template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(lab))
+    # Where earlier versions of the lab had it; Airflow would load it before the one in the path.
+    files.file(name="Remove the executor from the plugins", path=f"{HOME}/plugins/lab_executor.py", present=False)
     for name, path in MODULES.items():
         template(HERE / f"{name}.py", path, folder=True)
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)

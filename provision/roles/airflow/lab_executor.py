@@ -15,8 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
-from functools import cached_property
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,12 +26,12 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.providers.celery.executors.celery_executor import CeleryExecutor
 from airflow.providers.celery.executors.celery_executor_utils import ExceptionWithTraceback, send_workload_to_executor
-from airflow.utils import timezone
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from heartbeat_path import HeartbeatPath
 from kombu.exceptions import OperationalError
-from sqlalchemy import create_engine, select, text, update
+from redis.exceptions import RedisError
+from sqlalchemy import Select, create_engine, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 CHECK_INTERVAL = 5  # seconds between two searches for lost messages; a message is lost if two searches miss it
@@ -79,7 +78,7 @@ class LabExecutor(CeleryExecutor):
                 break
         return results
 
-    def fail(self, key: TaskInstanceKey, info: Any = None) -> None:
+    def fail(self, key: Any, info: Any = None) -> None:
         """Report that Celery has failed, unless that says nothing of the task.
 
         A message that is delivered twice may fail, for example because its token has expired, while the task runs on
@@ -88,7 +87,7 @@ class LabExecutor(CeleryExecutor):
         result = self.workloads.get(key)
         if result and isinstance(key, TaskInstanceKey):
             with create_session() as session:
-                ti = session.scalar(select(TaskInstance).where(TaskInstance.filter_for_tis([key])))
+                ti = session.scalar(find([key]))
                 if ti and ti.try_number == key.try_number:
                     if ti.external_executor_id != result.task_id:
                         self._forget(key)
@@ -109,7 +108,7 @@ class LabExecutor(CeleryExecutor):
             unsent = ti.queued_by_job.state == JobState.FAILED if held is None else ti.external_executor_id not in held
             if unsent:
                 ti.state = TaskInstanceState.SCHEDULED
-                ti.scheduled_dttm = timezone.utcnow()
+                ti.scheduled_dttm = datetime.now(UTC)
         adoptable = [ti for ti in tis if ti.state != TaskInstanceState.SCHEDULED]
         return super().try_adopt_task_instances(adoptable) if adoptable else []
 
@@ -124,11 +123,11 @@ class LabExecutor(CeleryExecutor):
             query = select(TaskInstance).where(
                 TaskInstance.state == TaskInstanceState.QUEUED,
                 TaskInstance.queued_by_job_id == self.job_id,
-                TaskInstance.queued_dttm < timezone.utcnow() - timedelta(seconds=SETTLED),
+                TaskInstance.queued_dttm < datetime.now(UTC) - timedelta(seconds=SETTLED),
             )
             tis = [ti for ti in session.scalars(query) if ti.id not in waiting]
             held = self._held(tis) if tis else None
-            missing = {ti.external_executor_id: ti for ti in tis if ti.external_executor_id not in (held or ())}
+            missing = {str(ti.external_executor_id): ti for ti in tis if ti.external_executor_id not in (held or ())}
             lost = [] if held is None else [ti for celery_id, ti in missing.items() if celery_id in self.suspects]
             self.suspects = set() if held is None else set(missing)
             for ti in lost:
@@ -145,7 +144,7 @@ class LabExecutor(CeleryExecutor):
         if not keys:
             return
         with create_session() as session:
-            tis = session.scalars(select(TaskInstance).where(TaskInstance.filter_for_tis(keys)))
+            tis = session.scalars(find(keys))
             at_work = {ti.key for ti in tis if ti.state in AT_WORK}
         finished = {key for key in keys if key not in at_work}
         for key in finished & self.finished:
@@ -158,18 +157,14 @@ class LabExecutor(CeleryExecutor):
 
     def _held(self, tis: Collection[TaskInstance]) -> set[str] | None:
         """Return the Celery ids that Redis has a message of; None if the broker is not Redis or does not answer."""
-        queues = {ti.queue for ti in tis}
+        queues = {str(ti.queue) for ti in tis}
         try:
             with self.celery_app.connection_for_read() as connection:
                 if connection.transport.driver_type != "redis":
                     return None
                 return set(message_ids(connection.default_channel, queues))
-        except (OperationalError, *self._connection_errors):
+        except (OperationalError, RedisError, OSError):
             return None
-
-    @cached_property
-    def _connection_errors(self) -> tuple[type[Exception], ...]:
-        return self.celery_app.connection_for_read().connection_errors
 
 
 def message_ids(channel: Any, queues: Iterable[str]) -> Iterator[str]:
@@ -181,20 +176,26 @@ def message_ids(channel: Any, queues: Iterable[str]) -> Iterator[str]:
         yield json.loads(held)[0]["headers"]["id"]
 
 
+def find(keys: Collection[TaskInstanceKey]) -> Select[Any]:
+    """Return the query for the task instances of `keys`, whatever their attempt."""
+    columns = tuple_(TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
+    return select(TaskInstance).where(
+        columns.in_([(key.dag_id, key.run_id, key.task_id, key.map_index) for key in keys])
+    )
+
+
 def give_back(session: Session, ids: Sequence[UUID]) -> None:
     """Have queued task instances queued again; that uses up no attempt."""
     if ids:
-        values = {"state": TaskInstanceState.SCHEDULED, "queued_dttm": None, "scheduled_dttm": timezone.utcnow()}
-        query = update(TaskInstance).where(
-            TaskInstance.id.in_(ids), TaskInstance.state == TaskInstanceState.QUEUED
-        )
+        values = {"state": TaskInstanceState.SCHEDULED, "queued_dttm": None, "scheduled_dttm": datetime.now(UTC)}
+        query = update(TaskInstance).where(TaskInstance.id.in_(ids), TaskInstance.state == TaskInstanceState.QUEUED)
         session.execute(query.values(queued_by_job_id=None, **values).execution_options(synchronize_session=False))
 
 
 def is_alive(last_heartbeat: datetime | None) -> bool:
     """Return whether a task's last heartbeat is not older than the scheduler allows."""
     timeout = timedelta(seconds=conf.getint("scheduler", "task_instance_heartbeat_timeout"))
-    return bool(last_heartbeat and timezone.utcnow() - last_heartbeat < timeout)
+    return bool(last_heartbeat and datetime.now(UTC) - last_heartbeat < timeout)
 
 
 def watch_heartbeat_path() -> None:
@@ -220,10 +221,10 @@ def watch_heartbeat_path() -> None:
 
     def find_lost(runner: SchedulerJobRunner, *, session: Session) -> list[TaskInstance]:
         timeout = timedelta(seconds=runner._task_instance_heartbeat_timeout_secs)
-        late, now = find(runner, session=session), timezone.utcnow()
+        late, now = find(runner, session=session), datetime.now(UTC)
         lost = [ti for ti in late if ti.last_heartbeat_at and path.silence(ti.last_heartbeat_at, now) > timeout]
         if spared := len(late) - len(lost):
             runner.log.warning("Not failing %d of them: their heartbeats could not have arrived", spared)
         return lost
 
-    SchedulerJobRunner._find_task_instances_without_heartbeats = find_lost  # type: ignore[method-assign]
+    SchedulerJobRunner._find_task_instances_without_heartbeats = find_lost  # type: ignore[method-assign, assignment]
