@@ -24,13 +24,13 @@ def secrets(root: Path = ROOT) -> dict[str, str]:
     return json.loads((root / ".lab" / "secrets.json").read_text())
 
 
-def connect(topology: Topology) -> psycopg.Connection[Any]:
-    """Return a connection to the database that the DAGs write to."""
+def connect(topology: Topology, database: str = "lab") -> psycopg.Connection[Any]:
+    """Return a connection to the database that the DAGs write to, or to Airflow's own."""
     return psycopg.connect(
         host=topology.with_role("database")[0].address,
         user="airflow",
         password=secrets()["postgresql_password"],
-        dbname="lab",
+        dbname=database,
         autocommit=True,
         connect_timeout=4 * topology.time_factor,
     )

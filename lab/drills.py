@@ -77,6 +77,7 @@ DRILLS = {
     "queue-restart": Drill("the broker is restarted", "restart", "queue", "queue", hold=0),
     "queue-kill": Drill("the broker is killed", "kill", "queue", "queue", hold=0),
     "broker-halt": Drill("the machine of broker and database is shut down", "halt", "queue", hold=0),
+    "broker-freeze": Drill("the machine of broker and database freezes for 40 s", "freeze", "queue", hold=40),
     "database-kill": Drill("the database is killed", "kill", "database", "database", hold=0),
     "database-crash": Drill("the database's machine loses power", "crash", "database", hold=0),
     "nginx-restart": Drill("nginx is restarted", "restart", "load_balancer", "load_balancer", hold=0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,7 @@ from lab.topology import Topology
 
 JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 ANSWER = 4  # seconds that a machine or a worker has to answer
+SETTLED = 10  # seconds after which a queued task must have a message, times the lab's factor
 
 
 @dataclass
@@ -50,6 +52,7 @@ def collect(machines: Machines) -> Status:
         "the workers": lambda: _workers(status, topology),
         "the broker": lambda: _queues(status, topology),
         "the database": lambda: _database(status, topology),
+        "the queued tasks": lambda: _without_message(status, topology),
     }
     with ThreadPoolExecutor() as pool:
         status.services = {machine.name: {} for machine in topology.machines}
@@ -153,6 +156,39 @@ def _queues(status: Status, topology: Topology) -> None:
                     status.queues[queue] = channel.queue_declare(queue, passive=True).message_count
             except ChannelError:
                 status.queues[queue] = 0
+
+
+def _without_message(status: Status, topology: Topology) -> None:
+    """Compare the tasks that Airflow calls queued with the messages that wait in queues or that workers have received.
+
+    What RabbitMQ has in a queue can be counted and not read, so the comparison is one of numbers on both brokers.
+    """
+    before = _queued(topology)
+    if not before:
+        return
+    app = celery(topology)
+    depth = 0
+    with app.connection_for_read() as connection:
+        for queue in set(before.values()):
+            with suppress(ChannelError), connection.channel() as channel:  # ChannelError: there is no such queue
+                depth += channel.queue_declare(queue, passive=True).message_count
+    inspect = app.control.inspect(timeout=_wait(topology), limit=len(topology.with_role("worker")))
+    answers = [*(inspect.reserved() or {}).values(), *(inspect.active() or {}).values()]
+    received = {task["id"] for tasks in answers for task in tasks}
+    count = len(before.keys() & _queued(topology).keys() - received) - depth
+    if count > 0:
+        status.problems.append(f"{count} queued tasks have no message that a queue or a living worker holds")
+
+
+def _queued(topology: Topology) -> dict[str, str]:
+    """Return the Celery ids of the tasks that have been queued for a while, and their queues."""
+    query = """
+        SELECT external_executor_id, queue FROM task_instance
+        WHERE state = 'queued' AND external_executor_id IS NOT NULL
+        AND queued_dttm < now() - make_interval(secs => %s)
+    """
+    with connect(topology, "airflow") as connection:
+        return dict(connection.execute(query, [SETTLED * topology.time_factor]).fetchall())
 
 
 def _database(status: Status, topology: Topology) -> None:

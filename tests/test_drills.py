@@ -14,7 +14,7 @@ from lab.topology import ROOT
 from tests.conftest import BROKERS
 
 # No task that has begun is begun again; and without the broker's service alone, none costs a try.
-UNNOTICED = ("queue-restart", "queue-kill", "broker-halt")
+UNNOTICED = ("queue-restart", "queue-kill", "broker-halt", "broker-freeze")
 CASES = [  # one broker after the other: a move takes longer than most drills
     pytest.param(broker, name, id=f"{name}-{broker}")
     for place, broker in reversed(list(enumerate(BROKERS)))
@@ -31,5 +31,5 @@ def test_drill(broker: str, drill: str, machines: Machines) -> None:
     assert record.passed, (page, record.judgement, record.problems)
     if drill in UNNOTICED:
         assert len(record.tries) == len({one.task for one in record.tries})
-    if drill in ("queue-restart", "queue-kill"):
+    if drill in ("queue-restart", "queue-kill", "broker-freeze"):
         assert {one.number for one in record.tries} == {1}

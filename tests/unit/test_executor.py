@@ -17,7 +17,6 @@ from lab_executor import LabExecutor
 from sqlalchemy import Engine, create_engine, insert, select
 from sqlalchemy.orm import Session
 
-NOW = datetime.now(UTC)
 ME, OTHER = 1, 2  # scheduler jobs
 
 
@@ -33,7 +32,16 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     with Session(engine) as session:
         for job, state in ((ME, "running"), (OTHER, "failed"), (3, "success")):
             add(session, "job", id=job, state=state, job_type="SchedulerJob")
-        add(session, "dag_run", id=1, dag_id="dag", run_id="run", run_type="manual", state="running", run_after=NOW)
+        add(
+            session,
+            "dag_run",
+            id=1,
+            dag_id="dag",
+            run_id="run",
+            run_type="manual",
+            state="running",
+            run_after=datetime.now(UTC),
+        )
         session.commit()
 
     class Created(Session):
@@ -62,6 +70,7 @@ def queue_task(
     engine: Engine, index: int, *, job: int = ME, state: str = "queued", seconds: float = 60
 ) -> TaskInstanceKey:
     """Enter a task instance that was queued some seconds ago with the Celery id `celery-<index>`."""
+    then = datetime.now(UTC) - timedelta(seconds=seconds)
     with Session(engine) as session:
         add(
             session,
@@ -69,7 +78,7 @@ def queue_task(
             **{"dag_id": "dag", "task_id": "task", "run_id": "run", "map_index": index},
             **{"state": state, "try_number": 1, "max_tries": 2, "queue": "default", "pool": "default_pool"},
             **{"queued_by_job_id": job, "external_executor_id": f"celery-{index}"},
-            **{"queued_dttm": NOW - timedelta(seconds=seconds), "last_heartbeat_at": NOW - timedelta(seconds=seconds)},
+            **{"queued_dttm": then, "last_heartbeat_at": then},
         )
         session.commit()
     return TaskInstanceKey("dag", "task", "run", 1, index)
