@@ -60,6 +60,7 @@ host:
 .venv/installed: config/requirements.lock tests/requirements.lock
 	@echo "==> lab: the Python environment of the tests (.venv)"
 	@python3 -m venv --clear .venv
+	@cp nix/libraries.pth .venv/lib/python3.*/site-packages
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/requirements.lock
 	@$(BIN)/uv pip install --quiet --require-hashes --requirement config/requirements.lock
 	@touch $@
