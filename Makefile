@@ -28,14 +28,8 @@ test: up lint ## everything: the style, and the whole suite on the running lab
 unit: .venv/installed ## the tests that need no machine
 	@$(BIN)/pytest tests/unit
 
-lint: .venv/installed ## style and types
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@shellcheck $$(git ls-files '*.sh') .ci/run bin/lab
-	@for file in Vagrantfile provision/host/*.rb; do ruby -c $$file >/dev/null || exit 1; done
-	@$(BIN)/check-jsonschema --check-metaschema config/lab.schema.json
-	@$(BIN)/check-jsonschema --schemafile config/lab.schema.json config/lab.json
+lint: .venv/installed ## style, types and data: tests/lint.sh, which the flake's checks run too
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/lint.sh
 
 format: .venv/installed ## rewrites the Python files, and the README's table of machines
 	@$(BIN)/ruff format .
@@ -66,6 +60,7 @@ host:
 .venv/installed: config/requirements.lock tests/requirements.lock
 	@echo "==> lab: the Python environment of the tests (.venv)"
 	@python3 -m venv --clear .venv
+	@cp nix/libraries.pth .venv/lib/python3.*/site-packages
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/requirements.lock
 	@$(BIN)/uv pip install --quiet --require-hashes --requirement config/requirements.lock
 	@touch $@

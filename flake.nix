@@ -1,5 +1,5 @@
 {
-  description = "What a host needs to run airflow-lab with every provider, and to test it";
+  description = "The tools to run and test airflow-lab, and what a NixOS host of it needs";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
@@ -7,7 +7,6 @@
     { self, nixpkgs }:
     let
       inherit (nixpkgs) lib;
-      lab = builtins.fromJSON (builtins.readFile ./config/lab.json);
       each =
         f:
         lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (
@@ -15,7 +14,7 @@
           f (
             import nixpkgs {
               inherit system;
-              # Vagrant's licence (BUSL) is not free in the sense of nixpkgs: it is allowed by name, and nothing else is.
+              # The licence of Vagrant (BUSL) is unfree in nixpkgs. No other unfree package is allowed.
               config.allowUnfreePredicate = package: lib.getName package == "vagrant";
             }
           )
@@ -25,7 +24,9 @@
       devShells = each (pkgs: {
         default = import ./nix/devshell.nix { inherit pkgs; };
       });
-      formatter = each (pkgs: pkgs.nixfmt);
-      checks = each (pkgs: import ./nix/checks.nix { inherit pkgs lab self; });
+      # `nix fmt` gives it no file: nixfmt-tree formats the tree then, nixfmt would read standard input.
+      formatter = each (pkgs: pkgs.nixfmt-tree);
+      checks = each (pkgs: import ./nix/checks.nix { inherit pkgs self; });
+      nixosModules.host = ./nix/host.nix;
     };
 }

@@ -1,12 +1,12 @@
-# The tools that `make up`, `make test` and `make lint` call; on Debian, provision/host/install.sh installs the same.
+# The commands that the Makefile, provision/host/, bin/lab and the tests call; on Debian, provision/host/install.sh
+# installs them. Not here: daemons, with what they start (./host.nix), and mmdebstrap, which nixpkgs does not have.
+# Without mmdebstrap, Vagrant pulls the base image for Docker, and the box for libvirt is made on a Debian machine.
 { pkgs }:
 pkgs.mkShellNoCC {
   packages = [
     pkgs.docker-client
-    pkgs.git
     pkgs.gnumake
     pkgs.libvirt
-    pkgs.mmdebstrap
     pkgs.nixfmt
     pkgs.openssh
     pkgs.python313
@@ -14,11 +14,8 @@ pkgs.mkShellNoCC {
     pkgs.ruby
     pkgs.shellcheck
     pkgs.vagrant
-    pkgs.virtiofsd
   ];
-  # Wheels from PyPI are linked against these.
-  LD_LIBRARY_PATH = pkgs.lib.makeLibraryPath [
-    pkgs.stdenv.cc.cc.lib
-    pkgs.zlib
-  ];
+  # What wheels from PyPI are linked against and nixpkgs' Python does not find. Only the Python in .venv reads this
+  # (./libraries.pth): LD_LIBRARY_PATH would change every program that is started from the shell.
+  LAB_LIBRARIES = "${pkgs.stdenv.cc.cc.lib}/lib/libstdc++.so.6 ${pkgs.zlib}/lib/libz.so.1";
 }

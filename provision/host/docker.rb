@@ -89,7 +89,7 @@ class DockerProvider < Provider
     raise Lab::Invalid, "no Docker: the command docker is not there. `make up` installs and starts it."
   rescue Lab::Invalid => e
     raise Lab::Invalid, "no Docker engine: #{e.message}\nStart it (`sudo systemctl start docker`, or `make up`, which also " \
-                        "does so without systemd), or join its group (`sudo usermod -aG docker $USER`, then log in anew)."
+                        "does so without systemd), or #{joining('docker')}."
   end
 
   def running

@@ -1,6 +1,6 @@
 #!/bin/sh
 # install.sh [no-box]   gives a Debian host what it lacks to run the lab with its provider, and starts that; with no-box
-# all but libvirt's box. Does nothing where all is there.
+# all but libvirt's box. Does nothing where all is there. Without apt-get, it says what is missing.
 set -eu
 here=$(dirname "$0")
 
@@ -9,6 +9,12 @@ root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 engine() { root docker version >/dev/null 2>&1; }
 PATH=$PATH:/usr/sbin # not on everyone's
 lacks() { ! command -v "$1" >/dev/null; }
+nixos() { [ -e /etc/NIXOS ]; }
+# systemctl enable and usermod fail there.
+configure() {
+  echo "airflow-lab: $1. NixOS takes this from its configuration: add $2 (nixosModules.host of this flake has the daemons), then call nixos-rebuild switch" >&2
+  exit 1
+}
 
 # Chosen now, or earlier, or in config/lab.json.
 provider=${PROVIDER:-$(cat .lab/choices.json config/lab.json 2>/dev/null | sed -n 's/.*"provider": "\([a-z]*\)".*/\1/p' | head -n 1)}
@@ -16,7 +22,8 @@ provider=${PROVIDER:-$(cat .lab/choices.json config/lab.json 2>/dev/null | sed -
 missing=
 lacks vagrant && missing="$missing vagrant"
 lacks ssh && missing="$missing openssh-client"
-lacks mmdebstrap && missing="$missing mmdebstrap"
+# Not every distribution without apt has it. There, Vagrant pulls the base image for Docker; for libvirt, add-box.sh says what to do.
+lacks mmdebstrap && ! lacks apt-get && missing="$missing mmdebstrap"
 lacks shellcheck && missing="$missing shellcheck"
 lacks nix-instantiate && missing="$missing nix-bin"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
@@ -27,7 +34,9 @@ case $provider in
   libvirt)
     lacks virsh && missing="$missing libvirt-clients"
     lacks libvirtd && missing="$missing libvirt-daemon-system libvirt-daemon-driver-qemu dnsmasq-base iptables"
-    shares=$(command -v virtiofsd || ls -d /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd 2>/dev/null || true)
+    # The last is where NixOS gives it to the daemon.
+    shares=$(command -v virtiofsd || ls -d /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd \
+      /var/lib/qemu/vhost-user/*virtiofsd.json 2>/dev/null || true)
     { lacks qemu-system-x86_64 || [ -z "$shares" ]; } && missing="$missing qemu-system-x86"
     lacks qemu-img && missing="$missing qemu-utils"
     vagrant plugin list 2>/dev/null | grep -q libvirt || missing="$missing vagrant-libvirt"
@@ -36,7 +45,12 @@ case $provider in
 esac
 if [ -n "$missing" ]; then
   if lacks apt-get; then
-    echo "airflow-lab: this host is no Debian: install$missing yourself, then run vagrant up" >&2
+    echo "airflow-lab: this host has no apt-get and lacks, by Debian's names:$missing" >&2
+    if nixos; then
+      echo "Import nixosModules.host of this flake (nix/host.nix) into the configuration, and call make inside nix develop." >&2
+    else
+      echo "Install them, then call make again." >&2
+    fi
     exit 1
   fi
   say "installing$missing (a minute or so)"
@@ -53,6 +67,7 @@ fi
 
 join() {
   if [ "$(id -u)" != 0 ] && ! id -nG "$(id -un)" | grep -qw "$1"; then
+    if nixos; then configure "$(id -un) is not in the group $1" "users.users.$(id -un).extraGroups = [ \"$1\" ];"; fi
     say "adding $(id -un) to the group $1: log in anew (or: newgrp $1) before you call vagrant yourself"
     root usermod --append --groups "$1" "$(id -un)"
   fi
@@ -60,6 +75,7 @@ join() {
 
 start_docker() {
   if ! engine; then
+    if nixos; then configure "the Docker engine does not run" "virtualisation.docker.enable = true;"; fi
     say "starting the Docker engine"
     if [ -d /run/systemd/system ]; then
       root systemctl enable --now docker
@@ -87,6 +103,7 @@ start_docker() {
 
 start_libvirt() {
   if ! root virsh --connect qemu:///system uri >/dev/null 2>&1; then
+    if nixos; then configure "libvirt does not run" "virtualisation.libvirtd.enable = true;"; fi
     say "starting libvirt"
     if [ -d /run/systemd/system ]; then
       root systemctl enable --now virtlogd.socket libvirtd
@@ -109,7 +126,9 @@ start_libvirt() {
     echo "airflow-lab: libvirt does not start" >&2
     exit 1
   fi
-  join libvirt
+  # NixOS calls it libvirtd.
+  group=$(getent group libvirt libvirtd | head -n 1 | cut -d : -f 1)
+  join "${group:-libvirt}"
 }
 
 # Only a kernel that boots proves KVM: the device may be there, on a host that is virtual itself, and run none.
@@ -118,6 +137,8 @@ try_kvm() {
   [ -e /dev/kvm ] || return 0
   # The host's own, where there is no box of ours.
   kernel=$(root find .lab/box/vmlinuz /boot -name 'vmlinuz*' -type f 2>/dev/null | head -n 1)
+  # NixOS has no kernel of that name in /boot.
+  [ -n "$kernel" ] || ! nixos || kernel=/run/current-system/kernel
   [ -n "$kernel" ] || return 0
   if root timeout 20 qemu-system-x86_64 -accel kvm -m 256 -display none -serial stdio -no-reboot -kernel "$kernel" \
     -append 'console=ttyS0 panic=-1' 2>/dev/null | grep -q 'Linux version'; then mkdir -p .lab && touch .lab/kvm; fi
@@ -126,7 +147,7 @@ try_kvm() {
 case $provider in
   docker)
     start_docker
-    root sh "$here/base-image.sh"
+    lacks mmdebstrap || root sh "$here/base-image.sh"
     ;;
   libvirt)
     start_libvirt

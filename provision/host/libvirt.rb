@@ -51,7 +51,7 @@ class LibvirtProvider < Provider
   rescue Errno::ENOENT
     raise Lab::Invalid, "no libvirt: the command virsh is not there. `PROVIDER=libvirt make up` installs and starts it."
   rescue Lab::Invalid => e
-    raise Lab::Invalid, "no libvirt: #{e.message}\nStart it (`PROVIDER=libvirt make up`), or join its group (`sudo usermod -aG libvirt $USER`, then log in anew)."
+    raise Lab::Invalid, "no libvirt: #{e.message}\nStart it (`PROVIDER=libvirt make up`), or #{joining('libvirt', 'libvirtd')}."
   end
 
   # By its subnet: another checkout may have another.

@@ -53,6 +53,14 @@ class Provider
     $stdout.flush
   end
 
+  # How a user joins the group of a daemon, which is the first of `names` that the host has.
+  def joining(*names)
+    return "join its group (`users.users.<name>.extraGroups` in NixOS's configuration; nix/host.nix has the daemons)" if File.exist?("/etc/NIXOS")
+
+    name = names.find { |group| File.read("/etc/group").match?(/^#{group}:/) } || names.first
+    "join its group (`sudo usermod -aG #{name} $USER`, then log in anew)"
+  end
+
   # MiB: a virtual machine has a kernel of its own, and shares no pages with the others.
   def memory(machine) = machine["memory_mb"] + @lab.data["virtual_memory_mb"]
 

@@ -1,33 +1,66 @@
-# A stand-in for nixpkgs with only the attributes that the flake may use: any other is an error.
+# A stand-in for nixpkgs, and stricter. An attribute is an error unless ./attributes.json lists it, with the place in
+# nixpkgs where it was looked up. A tool that is not a package is an error, and so is a predicate that allows more
+# unfree packages than the one in that list.
 { system, config }:
 let
-  lib = import ./lib.nix;
-  package = name: {
-    inherit name;
-    outPath = "/nix/store/stand-in-${name}";
+  known = builtins.fromJSON (builtins.readFile ./attributes.json);
+
+  standIn = pname: {
+    inherit pname system;
+    type = "derivation";
+    name = "${pname}-1.0";
+    outPath = "/nix/store/stand-in-${pname}";
   };
-  free = [
-    "docker-client"
-    "git"
-    "gnumake"
-    "libvirt"
-    "mmdebstrap"
-    "nixfmt"
-    "openssh"
-    "python313"
-    "qemu"
-    "ruby"
-    "shellcheck"
-    "virtiofsd"
-    "zlib"
+
+  # Other unfree packages of nixpkgs.
+  others = [
+    "consul"
+    "nomad"
+    "packer"
+    "steam"
+    "terraform"
+    "unrar"
+    "vault"
+    "vscode"
   ];
+  allowed = builtins.filter (pname: config.allowUnfreePredicate (standIn pname)) others;
+
+  package =
+    pname: entry:
+    if entry.unfree or false && !config.allowUnfreePredicate (standIn pname) then
+      throw "${pname} is unfree, and not allowed"
+    else
+      standIn pname;
+
+  checked =
+    tools:
+    if builtins.all (tool: tool.type or null == "derivation") tools then
+      tools
+    else
+      throw "a tool is not a package";
 in
-lib.genAttrs free package
-// {
-  inherit lib system;
-  vagrant =
-    if config.allowUnfreePredicate (package "vagrant") then package "vagrant" else throw "vagrant is unfree";
-  stdenv.cc.cc.lib = package "libstdc++";
-  mkShellNoCC = shell: shell // package "shell";
-  runCommand = name: environment: script: environment // package name // { inherit script; };
-}
+if builtins.attrNames config != [ "allowUnfreePredicate" ] then
+  throw "the configuration of nixpkgs is not only a predicate"
+else if allowed != [ ] then
+  throw "the predicate allows ${toString allowed}"
+else
+  builtins.mapAttrs package known.packages
+  // {
+    stdenv.cc.cc.lib = standIn "gcc-lib";
+    mkShellNoCC =
+      { packages, ... }@shell:
+      shell
+      // standIn "nix-shell"
+      // {
+        tools = checked packages;
+      };
+    runCommand =
+      name:
+      { nativeBuildInputs }:
+      script:
+      standIn name
+      // {
+        inherit name script;
+        tools = checked nativeBuildInputs;
+      };
+  }

@@ -1,4 +1,5 @@
-rec {
+# What the flake uses of nixpkgs' lib; see ./attributes.json.
+{
   genAttrs =
     names: f:
     builtins.listToAttrs (
@@ -7,8 +8,7 @@ rec {
         value = f name;
       }) names
     );
-  getName = package: package.name;
-  makeLibraryPath = packages: builtins.concatStringsSep ":" (map (package: "${package}/lib") packages);
-  allUnique = list: builtins.length list == builtins.length (builtins.attrNames (genAttrs list (_: null)));
-  assertMsg = condition: message: condition || throw message;
+  getName =
+    package:
+    if builtins.isString package then (builtins.parseDrvName package).name else package.pname;
 }

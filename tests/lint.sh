@@ -1,0 +1,44 @@
+#!/bin/sh
+# lint.sh [PART…]   checks the tree with the tools on PATH; without a PART all of it
+#
+# `make lint` runs all parts. The flake's checks run all but python: ruff and mypy must have the versions of
+# tests/requirements.lock, and nixpkgs has others.
+set -eu
+cd "$(dirname "$0")/.."
+
+# All of them except those in hidden folders: .venv, .lab and the like are not ours.
+files() { find . -path './.[!.]*' -prune -o -name "$1" -print; }
+
+lint() {
+  case $1 in
+    python)
+      ruff check .
+      ruff format --check .
+      mypy
+      ;;
+    shell)
+      # shellcheck disable=SC2046 # a list of files
+      shellcheck .ci/run bin/lab $(files '*.sh')
+      ;;
+    ruby) for file in Vagrantfile $(files '*.rb'); do ruby -c "$file" >/dev/null; done ;;
+    nix)
+      # Debian has no nixfmt: there, the files are parsed.
+      if command -v nixfmt >/dev/null; then set -- nixfmt --check; else set -- nix-instantiate --parse; fi
+      # shellcheck disable=SC2046 # a list of files
+      "$@" $(files '*.nix') >/dev/null
+      ;;
+    data)
+      check-jsonschema --check-metaschema config/lab.schema.json
+      check-jsonschema --schemafile config/lab.schema.json config/lab.json
+      ruby -r ./provision/host/lab -e 'Lab.new(Dir.pwd)'
+      python3 -c 'from lab.topology import Topology; Topology.load()'
+      ;;
+    *)
+      echo "lint.sh: no part $1; parts: python, shell, ruby, nix, data" >&2
+      exit 2
+      ;;
+  esac
+}
+
+[ $# -gt 0 ] || set -- python shell ruby nix data
+for part in "$@"; do lint "$part"; done
