@@ -18,6 +18,9 @@ from pyinfra.operations import files, server
 from lab.topology import Machine, Topology
 
 STAMPS = "/var/lib/airflow-lab"
+MARKS = (
+    "/run/airflow-lab/restart"  # of units that rolling_restart.py has to restart; gone after a reboot, like the need
+)
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,30 @@ class Outdated(FactBase[bool]):
         return "yes" in list(output)
 
 
-def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True) -> None:
+def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: str = "") -> None:
     """Enable `unit`, and start it, or restart it if it is older than a file it reads.
 
-    Without `wait` the unit may take as long as it likes: it has something on another machine to wait for.
+    Without `wait` the unit may take as long as it likes: it has something on another machine to wait for. A unit that
+    `rolls` is only marked, with that role; `rolling_restart` does the rest.
     """
     paths = [*reads]
-    systemctl = f"systemctl enable --quiet {unit} && systemctl restart {'' if wait else '--no-block '}{unit}"
+    restart = f"systemctl restart {'' if wait else '--no-block '}{unit}"
+    if rolls:
+        restart = f"mkdir -p {MARKS} && echo {rolls} >{MARKS}/{unit}"
+    systemctl = f"systemctl enable --quiet {unit} && {restart}"
     server.shell(
         name=f"Start {unit}, or restart it if its files are newer",
         commands=[f"systemctl daemon-reload && {systemctl}"],
         _if=lambda: host.get_fact(Outdated, unit=unit, paths=paths),
+    )
+
+
+def rolling_restart() -> None:
+    """Restart the units that are marked, when the other machines can do without them."""
+    server.shell(
+        name="Restart Airflow's services, one machine at a time",
+        commands=["PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.rolling_restart"],
+        _if=lambda: bool(host.get_fact(Command, f"ls {MARKS} 2>/dev/null || true")),
     )
 
 

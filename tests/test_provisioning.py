@@ -11,7 +11,7 @@ import pytest
 from lab.client import Airflow
 from lab.machines import Guest, Machines
 from lab.topology import ROOT
-from tests.test_faults import works
+from tests.test_faults import visitors, works
 
 pytestmark = pytest.mark.usefixtures("broker")
 
@@ -34,6 +34,27 @@ def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> 
     done = subprocess.run(["vagrant", "provision", name], check=True, capture_output=True, text=True, cwd=ROOT)
     check_unchanged(done.stdout)
     assert started(any_machine) == before
+
+
+@pytest.mark.destructive
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_changed_setting_fails_no_request(airflow: Airflow, machines: Machines) -> None:
+    """The api-servers restart one after the other, and so does all else that both masters have."""
+    settings = ROOT / "config" / "airflow.cfg.j2"
+    before = settings.read_text()
+    masters = [machines.guest(name) for name in ("master1", "master2")]
+    show = "systemctl show --value --property ActiveEnterTimestampMonotonic airflow-api-server airflow-scheduler"
+    started = [guest.run(show) for guest in masters]
+    try:
+        settings.write_text(before.replace("[core]\n", "[core]\nmax_active_runs_per_dag = 17\n", 1))
+        with visitors(airflow) as answers:
+            machines.provision()
+    finally:
+        settings.write_text(before)
+    assert all(old != guest.run(show) for old, guest in zip(started, masters, strict=True))
+    assert set(answers) == {"200"}
+    assert len(answers) > 200
+    machines.provision()
 
 
 @pytest.mark.destructive

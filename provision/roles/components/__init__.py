@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.topology import Machine, Topology
-from provision.operations import Context, keep, let_go, service, template
+from provision.operations import Context, keep, let_go, rolling_restart, service, template
 from provision.roles import airflow
 
 HERE = Path(__file__).parent
 PACKAGES = ()
 ETC = "/etc/systemd/system"
 WAIT = "airflow-database.service"
+ROLLING = ("api_server", "scheduler", "dag_processor", "triggerer")  # roles that another machine has too
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def configure(context: Context) -> None:
         # airflow.cfg itself changes with the broker, which is nothing to what does not work with one: it would be
         # restarted on both masters within seconds. Any other change is one of each broker's file too.
         config = component.config.replace("%i", lab.broker).replace(airflow.COMMON, airflow.config_of("redis"))
-        service(f"{component.unit}.service", reads=[path, config, *airflow.READS], wait=False)
+        rolls = component.role if component.role in ROLLING else ""
+        service(f"{component.unit}.service", reads=[path, config, *airflow.READS], wait=False, rolls=rolls)
+    rolling_restart()
 
 
 def watch(context: Context) -> None:
