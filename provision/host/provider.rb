@@ -39,7 +39,9 @@ class Provider
     return if $airflow_lab_around || argv.intersect?(%w[-h --help])
 
     $airflow_lab_around = true
-    case argv.find { |word| !word.start_with?("-") }
+    verb = argv.find { |word| !word.start_with?("-") }
+    check_provider(verb == "destroy" ? argv & @lab.machines.keys : []) if %w[up provision reload destroy].include?(verb)
+    case verb
     when "up" then prepare(create: true)
     when "provision", "reload" then prepare(create: false)
     when "destroy" then at_exit { remove }
@@ -67,6 +69,18 @@ class Provider
   end
 
   def created = @lab.machines.keys.select { |name| File.exist?(identity_file(name)) }
+
+  # Vagrant goes to a machine with the provider that made it, and finds no definition for that here.
+  def check_provider(names)
+    made = Dir.glob("*/*/id", base: File.join(@lab.root, ".vagrant/machines")).map { |path| path.split("/").first(2) }.sort
+    others = made.reject { |name, provider| provider == @lab.data["provider"] || !(names.empty? || names.include?(name)) }
+    return if others.empty?
+
+    provider = others.first.last
+    names = others.filter_map { |name, theirs| name if theirs == provider }.join(" ")
+    raise Lab::Invalid, "#{@lab.place('provider')}: #{@lab.data['provider']} is not allowed while there are machines of #{provider}: #{names}. " \
+                        "`PROVIDER=#{provider} vagrant destroy -f #{names}` first, or stay with them: PROVIDER=#{provider}"
+  end
 
   # What the provider calls a machine.
   def identity(name) = File.read(identity_file(name))
