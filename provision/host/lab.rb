@@ -28,6 +28,17 @@ class Lab
     "jwt_secret" => %w[api_server scheduler]
   }.freeze
 
+  # What one machine has, and no other: where it is, is where all the others look for it.
+  SINGLE = %w[database queue load_balancer flower].freeze
+
+  # The role that listens on each port of lab.json. Both queue servers run while the lab moves from one to the other.
+  LISTENS = {
+    "postgresql" => "database", "redis" => "queue", "rabbitmq" => "queue", "rabbitmq_management" => "queue",
+    "load_balancer" => "load_balancer", "flower" => "load_balancer", "flower_local" => "flower",
+    "api_server" => "api_server", "worker_log_server" => "worker", "triggerer_log_server" => "triggerer"
+  }.freeze
+  SSH = 22
+
   # What a corporate network sets on the host and its guests need too.
   ENVIRONMENT = %w[
     http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY
@@ -50,6 +61,7 @@ class Lab
     check_created(workers)
     @machines = @data["machines"].reject { |name, _| workers.drop(@data["workers"]).include?(name) }
     check_roles
+    check_ports
     check_timings
   end
 
@@ -253,9 +265,30 @@ class Lab
     roles = @machines.values.flat_map { |machine| machine["roles"] }
     needed = SECRETS.values.flatten.uniq
     missing = needed - roles
-    return if missing.empty?
+    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}" if missing.any?
 
-    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}"
+    several = SINGLE.find { |role| with_role(role).size > 1 }
+    return unless several
+
+    raise Invalid, "#{file}: machines: the role #{several} is on #{with_role(several).keys.join(', ')}; allowed: one machine"
+  end
+
+  def check_ports
+    @machines.each do |name, machine|
+      taken = { SSH => "sshd" }
+      @data["ports"].each do |service, port|
+        next unless machine["roles"].include?(LISTENS.fetch(service))
+        raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already #{taken[port]}'s; give each service its own" if taken[port]
+
+        taken[port] = service
+      end
+    end
+    taken = {}
+    @data["forwarded_ports"].each do |service, port|
+      raise Invalid, "#{file}: forwarded_ports.#{service}: #{port} is not allowed: it is already #{taken[port]}'s; give each service its own" if taken[port]
+
+      taken[port] = service
+    end
   end
 
   # What must fit, or a healthy task is taken for a lost one.
