@@ -67,7 +67,7 @@ class DockerProvider < Provider
 
   def make
     make_network
-    make_image unless (@lab.machines.keys - created).empty?
+    make_image unless (@named - created).empty?
   end
 
   def remove
@@ -106,9 +106,7 @@ class DockerProvider < Provider
   end
 
   def check_ports
-    return if running.include?(@lab.with_role("load_balancer").keys.first)
-
-    @lab.data["forwarded_ports"].each do |service, port|
+    (@named - running).flat_map { |name| forwarded(name).to_a }.each do |service, port|
       TCPServer.new("127.0.0.1", port).close
     rescue Errno::EADDRINUSE, Errno::EACCES => e
       raise Lab::Invalid, "config/lab.json: forwarded_ports.#{service}: port #{port} of 127.0.0.1 cannot be had (#{e.message}). " \

@@ -13,6 +13,7 @@ class Provider
 
   def initialize(lab)
     @lab = lab
+    @named = @lab.machines.keys
   end
 
   # What is wrong with the host, as an exception, before anything is touched.
@@ -34,13 +35,15 @@ class Provider
   # asks the machine all the same (vagrant-libvirt 0.11).
   def stop_timeout(argv) = argv.intersect?(%w[-f --force]) ? 0 : 60 * @lab.data["time_factor"]
 
-  # Runs once a command: Vagrant may load a Vagrantfile more than once.
+  # Checks and prepares for the machines that the command names, or for all. Runs once a command: Vagrant may load a
+  # Vagrantfile more than once.
   def around(argv)
     return if $airflow_lab_around || argv.intersect?(%w[-h --help])
 
     $airflow_lab_around = true
     verb = argv.find { |word| !word.start_with?("-") }
-    check_provider(verb == "destroy" ? argv & @lab.machines.keys : []) if %w[up provision reload destroy].include?(verb)
+    @named &= argv if argv.intersect?(@named)
+    check_provider(verb == "destroy" ? @named : @lab.machines.keys) if %w[up provision reload destroy].include?(verb)
     case verb
     when "up" then prepare(create: true)
     when "provision", "reload" then prepare(create: false)
@@ -73,7 +76,7 @@ class Provider
   # Vagrant goes to a machine with the provider that made it, and finds no definition for that here.
   def check_provider(names)
     made = Dir.glob("*/*/id", base: File.join(@lab.root, ".vagrant/machines")).map { |path| path.split("/").first(2) }.sort
-    others = made.reject { |name, provider| provider == @lab.data["provider"] || !(names.empty? || names.include?(name)) }
+    others = made.select { |name, provider| provider != @lab.data["provider"] && names.include?(name) }
     return if others.empty?
 
     provider = others.first.last
@@ -105,16 +108,16 @@ class Provider
   end
 
   def check_room
-    missing = @lab.machines.except(*running)
-    need = missing.values.sum { |machine| memory(machine) }
+    missing = @named - running
+    need = missing.sum { |name| memory(@lab.machines[name]) }
     have = File.exist?("/proc/meminfo") ? File.read("/proc/meminfo")[/MemAvailable:\s+(\d+)/, 1].to_i / 1024 : need
     if have < need
-      raise Lab::Invalid, "too little memory: #{missing.keys.join(', ')} need #{need} MiB (memory_mb in config/lab.json), " \
+      raise Lab::Invalid, "too little memory: #{missing.join(', ')} need #{need} MiB (memory_mb in config/lab.json), " \
                           "#{have} MiB are available. Stop other programs, or bring up fewer workers (WORKERS=1)."
     end
-    return if (@lab.machines.keys - created).empty?
+    return if (@named - created).empty?
 
-    free = `df -Pk #{disk}`.lines.last.split[3].to_i / 1024
+    free = command("df", "-Pk", disk).lines.last.split[3].to_i / 1024
     return if free >= @lab.data["disk_mb"]
 
     raise Lab::Invalid, "too little disk: a new lab needs #{@lab.data['disk_mb']} MiB (disk_mb in config/lab.json), " \
