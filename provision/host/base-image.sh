@@ -4,4 +4,9 @@ set -eu
 image=airflow-lab/debian:trixie
 docker image inspect "$image" >/dev/null 2>&1 && exit 0
 echo "==> lab: base image: Debian 13 from Debian's archive (about half a minute)"
-sh "$(dirname "$0")/root.sh" - | docker import - "$image" >/dev/null
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+trap 'exit 1' INT TERM
+# Not through a pipe: the shell asks how its right end went, and an empty image would keep the name for good.
+sh "$(dirname "$0")/root.sh" - >"$folder/root.tar"
+docker import "$folder/root.tar" "$image" >/dev/null
