@@ -40,10 +40,9 @@ class Lab
   SSH = 22
 
   # What a corporate network sets on the host and its guests need too.
-  ENVIRONMENT = %w[
-    http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY
-    PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX
-  ].freeze
+  PROXIES = %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].freeze
+  NO_PROXY = %w[no_proxy NO_PROXY].freeze
+  ENVIRONMENT = (PROXIES + NO_PROXY + %w[PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX]).freeze
   CERTIFICATES = "/usr/local/share/ca-certificates/*.crt"
 
   attr_reader :root, :data, :machines
@@ -108,9 +107,19 @@ class Lab
       "machine" => name,
       "lab" => @data,
       "secrets" => secrets.select { |key, _| SECRETS.fetch(key, []).intersect?(roles) },
-      "environment" => ENV.slice(*ENVIRONMENT),
+      "environment" => environment,
       "certificates" => Dir[CERTIFICATES].sort.to_h { |path| [File.basename(path), File.read(path)] }
     }
+  end
+
+  # Of ENVIRONMENT what the host has. The proxy is not for the lab's own addresses; not all programs know networks.
+  def environment
+    given = ENV.slice(*ENVIRONMENT)
+    return given unless given.keys.intersect?(PROXIES)
+
+    own = @data["machines"].flat_map { |name, machine| [name, machine["address"]] }
+    direct = given.values_at(*NO_PROXY).compact.flat_map { |list| list.split(",") } + ["localhost", "127.0.0.1", @data["network"], *own]
+    given.merge(NO_PROXY.to_h { |name| [name, direct.uniq.join(",")] })
   end
 
   # Whether the lab was told to change its broker, and has not been seen to have done so.
