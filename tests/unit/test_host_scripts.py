@@ -1,0 +1,132 @@
+"""The scripts that run on the host, with stand-ins for the host's commands."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.topology import ROOT
+from tests.unit.commands import Commands
+
+HOST = ROOT / "provision" / "host"
+BASE = "airflow-lab/debian:trixie"
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    return Commands(tmp_path)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose path has what a shell would split or take for a quote."""
+    root = tmp_path / "it's a checkout"
+    for folder in ("config", "lab", "provision"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+# base-image.sh
+
+
+def test_base_image_is_the_root_file_system(commands: Commands, tmp_path: Path) -> None:
+    commands.add("mmdebstrap", "echo a root file system")
+    commands.add("docker", f'case $1 in image) exit 1 ;; import) cp "$2" "{tmp_path}/imported" ;; esac')
+    commands.run("sh", str(HOST / "base-image.sh"), cwd=tmp_path).check_returncode()
+    assert (tmp_path / "imported").read_text() == "a root file system\n"
+    assert commands.calls[-1].endswith(f" {BASE}")
+
+
+def test_failure_of_mmdebstrap_leaves_no_base_image(commands: Commands, tmp_path: Path) -> None:
+    commands.add("mmdebstrap", "echo part of a root file system; exit 1")
+    commands.add("docker", "[ $1 != image ]")
+    done = commands.run("sh", str(HOST / "base-image.sh"), cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert done.returncode != 0
+    assert not [call for call in commands.calls if call.startswith("docker import")]
+    assert not list(tmp_path.glob("tmp.*"))
+
+
+# clean.sh
+
+
+def machine(root: Path, name: str, provider: str) -> None:
+    """Leave what Vagrant leaves of a machine."""
+    path = root / ".vagrant" / "machines" / name / provider / "id"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+
+@pytest.fixture
+def lab(tmp_path: Path, commands: Commands) -> Path:
+    """A checkout that has been used, on a host that has no engine."""
+    root = tmp_path / "lab"
+    for folder in (".lab", ".vagrant", ".venv", "logs"):
+        (root / folder).mkdir(parents=True)
+    commands.add("vagrant", 'echo "PROVIDER=$PROVIDER" >>"$0.log"')
+    for command in ("docker", "virsh", "VBoxManage"):
+        commands.add(command, "exit 1")
+    commands.add("sudo", "exit 1")
+    return root
+
+
+def clean(commands: Commands, root: Path) -> subprocess.CompletedProcess[str]:
+    return commands.run("sh", str(HOST / "clean.sh"), cwd=root)
+
+
+@pytest.mark.parametrize(
+    ("provider", "start"),
+    [
+        ("docker", "sudo systemctl start docker"),
+        ("libvirt", "sudo systemctl start libvirtd"),
+        ("virtualbox", "VBoxManage --version"),
+    ],
+)
+def test_clean_deletes_nothing_while_the_machines_cannot_be_destroyed(
+    commands: Commands, lab: Path, provider: str, start: str
+) -> None:
+    machine(lab, "broker", provider)
+    done = clean(commands, lab)
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"airflow-lab: the machines broker are {provider}'s")
+    assert start in done.stderr
+    assert sorted(path.name for path in lab.iterdir()) == [".lab", ".vagrant", ".venv", "logs"]
+    assert not [call for call in commands.calls if call.startswith("vagrant")]
+
+
+def test_clean_destroys_each_machine_with_its_provider(commands: Commands, lab: Path) -> None:
+    commands.add("docker")
+    commands.add("VBoxManage")
+    machine(lab, "broker", "virtualbox")
+    machine(lab, "worker1", "docker")
+    machine(lab, "worker2", "docker")
+    assert clean(commands, lab).returncode == 0
+    destroyed = [call for call in commands.calls if call.startswith("vagrant destroy")]
+    assert destroyed == ["vagrant destroy --force worker1 worker2", "vagrant destroy --force broker"]
+    log = (commands.folder / "vagrant.log").read_text().split()
+    assert log[:2] == ["PROVIDER=docker", "PROVIDER=virtualbox"]
+    assert list(lab.iterdir()) == []
+
+
+def test_clean_deletes_nothing_where_vagrant_fails(commands: Commands, lab: Path) -> None:
+    commands.add("docker")
+    commands.add("vagrant", "exit 1")
+    machine(lab, "broker", "docker")
+    assert clean(commands, lab).returncode != 0
+    assert (lab / ".lab").exists()
+
+
+def test_clean_needs_no_engine_where_there_is_no_machine(commands: Commands, lab: Path) -> None:
+    assert clean(commands, lab).returncode == 0
+    assert list(lab.iterdir()) == []
+
+
+def test_logs_are_never_removed_by_an_image_of_a_registry(commands: Commands, lab: Path) -> None:
+    commands.add("rm", '[ "$2" != logs ] && exec /bin/rm "$@"')  # the machines' user has the logs
+    commands.add("docker", "[ $1 != run ]")
+    commands.add("sudo", 'exec /bin/rm "$2" "$3"')
+    assert clean(commands, lab).returncode == 0
+    assert [call for call in commands.calls if call.startswith("docker run --rm --pull never ")]
+    assert not (lab / "logs").exists()
