@@ -130,3 +130,116 @@ def test_logs_are_never_removed_by_an_image_of_a_registry(commands: Commands, la
     assert clean(commands, lab).returncode == 0
     assert [call for call in commands.calls if call.startswith("docker run --rm --pull never ")]
     assert not (lab / "logs").exists()
+
+
+# install.sh
+
+
+TOOLS = ("sh", "env", "dirname", "cat", "sed", "head", "grep", "seq", "mkdir", "mktemp", "rm", "readlink", "touch")
+
+
+class Debian:
+    """A host with what the lab needs, but for Docker; its user may use sudo."""
+
+    def __init__(self, commands: Commands, root: Path) -> None:
+        self.commands, self.root = commands, root
+        commands.link(*TOOLS)
+        for name in ("vagrant", "ssh", "shellcheck", "nix-instantiate", "python3", "apt-cache", "usermod", "sleep"):
+            commands.add(name)
+        commands.add("mmdebstrap", "echo a root file system")
+        commands.add("id", "case $* in -u) echo 1000 ;; *) echo user ;; esac")
+        start = f'touch "{commands.folder}/docker.started"'
+        # What would touch the tests' own host is not done.
+        commands.add(
+            "sudo",
+            f'case $* in *dockerd* | systemctl*) {start} ;; apt-get* | docker* | env* | sh*) ROOT=1 exec "$@" ;; esac',
+        )
+        commands.add("dpkg", "exit 1")
+        commands.add("apt-get", "exit 1")
+
+    def docker(self, answers: str, package: str = "") -> None:
+        """Add the command docker, which answers whoever `answers`, a condition, is true for."""
+        self.commands.add("docker", f"case $1 in version) {answers} ;; image) exit 1 ;; esac")
+        self.commands.add("dpkg", f"echo {package}: docker" if package else "exit 1")
+
+    def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        # The tests' own host may have an engine there.
+        script = (HOST / "install.sh").read_text()
+        assert script.count("PATH=$PATH:/usr/sbin") == 1
+        install = self.root / "provision" / "host" / "install.sh"
+        install.write_text(script.replace("PATH=$PATH:/usr/sbin", ":"))
+        environment = {"DOCKER_HOST": ""} | environment
+        return self.commands.run(
+            "sh", "provision/host/install.sh", cwd=self.root, alone=True, PROVIDER="docker", **environment
+        )
+
+    @property
+    def installed(self) -> list[str]:
+        return [call for call in self.commands.calls if call.startswith("apt-get")]
+
+
+@pytest.fixture
+def debian(commands: Commands, checkout: Path) -> Debian:
+    return Debian(commands, checkout)
+
+
+def test_engine_that_answers_the_user_alone_is_taken_as_it_is(debian: Debian) -> None:
+    debian.docker('[ -z "$ROOT" ]')  # Docker Desktop: root has no engine
+    done = debian.install()
+    assert done.returncode == 0, done.stderr
+    assert debian.installed == []
+    calls = debian.commands.calls
+    assert "sudo docker version" not in calls
+    assert [call for call in calls if call.startswith("docker import")]
+    assert not [call for call in calls if call.startswith("sudo docker")]
+    assert [call for call in calls if call.startswith("sudo sh ") and call.endswith("root.sh -")]
+
+
+def test_engine_that_answers_root_alone_is_used_by_root(debian: Debian) -> None:
+    debian.docker('[ -n "$ROOT" ]', "docker-ce-cli")
+    done = debian.install()
+    assert done.returncode == 0, done.stderr
+    assert debian.installed == []
+    assert [call for call in debian.commands.calls if call.startswith("sudo sh ") and "base-image.sh" in call]
+
+
+def test_client_of_another_package_is_not_replaced(debian: Debian) -> None:
+    debian.docker("exit 1", "docker-ce-cli")
+    done = debian.install()
+    assert done.returncode != 0
+    assert done.stderr.startswith(
+        f"airflow-lab: {debian.commands.folder}/docker is not from Debian's package docker.io"
+    )
+    assert "no Docker engine answers" in done.stderr
+    assert "systemctl --user start docker-desktop" in done.stderr
+    assert debian.installed == []
+
+
+def test_remote_engine_that_does_not_answer_is_named(debian: Debian) -> None:
+    debian.docker('[ -n "$ROOT" ]', "docker.io")
+    done = debian.install(DOCKER_HOST="tcp://192.0.2.1:2375")
+    assert done.returncode != 0
+    assert "no Docker engine answers at DOCKER_HOST=tcp://192.0.2.1:2375" in done.stderr
+    assert "unset DOCKER_HOST" in done.stderr
+    assert debian.installed == []
+
+
+def test_engine_of_another_package_is_started(debian: Debian) -> None:
+    debian.docker('[ -e "$0.started" ]', "docker-ce-cli")
+    debian.commands.add("dockerd")
+    done = debian.install()
+    assert done.returncode == 0, done.stderr
+    assert debian.installed == []
+
+
+@pytest.mark.parametrize("package", ["", "docker-cli", "docker.io"])
+def test_installing_docker_removes_no_package(debian: Debian, package: str) -> None:
+    if package:
+        debian.docker("exit 1", package)
+    debian.install()
+    assert "apt-get update -qq" in debian.installed
+    debian.commands.add("apt-get")
+    debian.install()
+    install = [call for call in debian.installed if call.startswith("apt-get install")]
+    assert install
+    assert all("--no-remove" in call and "docker.io" in call for call in install)
