@@ -243,3 +243,17 @@ def test_installing_docker_removes_no_package(debian: Debian, package: str) -> N
     install = [call for call in debian.installed if call.startswith("apt-get install")]
     assert install
     assert all("--no-remove" in call and "docker.io" in call for call in install)
+
+
+# with-groups.sh
+
+
+def test_words_of_a_command_reach_it_through_sg(commands: Commands, tmp_path: Path) -> None:
+    # A login from before the user joined both groups.
+    commands.add("id", 'case $* in "-nG me") echo me docker libvirt ;; -nG) echo me $JOINED ;; -un) echo me ;; esac')
+    commands.add("sg", 'export JOINED="$JOINED $1"; exec sh -c "$3"')
+    words = ["--ssh", "ssh -i key", "it's $HOME", "", 'a "quoted" *', "two\nlines"]
+    script = 'printf "%s|" "$@"'
+    done = commands.run("sh", str(HOST / "with-groups.sh"), "sh", "-c", script, "sh", *words, cwd=tmp_path)
+    assert done.stdout == "".join(f"{word}|" for word in words)
+    assert len([call for call in commands.calls if call.startswith("sg ")]) == 2
