@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from lab.machines import Machines
 from lab.topology import ROOT
 from tests.unit.commands import Commands
 
@@ -257,3 +259,38 @@ def test_words_of_a_command_reach_it_through_sg(commands: Commands, tmp_path: Pa
     done = commands.run("sh", str(HOST / "with-groups.sh"), "sh", "-c", script, "sh", *words, cwd=tmp_path)
     assert done.stdout == "".join(f"{word}|" for word in words)
     assert len([call for call in commands.calls if call.startswith("sg ")]) == 2
+
+
+# A checkout whose path has a space
+
+
+def test_ssh_finds_the_key_and_the_configuration(checkout: Path) -> None:
+    (checkout / ".lab").mkdir()
+    machines = Machines(checkout)
+    shown = subprocess.run(
+        ["ssh", "-G", "-F", str(machines.ssh_config), "worker1"], check=True, capture_output=True, text=True
+    ).stdout
+    assert f"identityfile {checkout}/.vagrant/machines/worker1/docker/private_key" in shown.splitlines()
+    assert machines.guest("worker1").host.backend.ssh_config == str(checkout / ".lab" / "ssh-config")
+
+
+def test_ssh_keeps_its_connections_where_the_temporary_folder_has_a_space(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / ".lab").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(checkout))
+    path = Machines(checkout).ssh_config
+    subprocess.run(["ssh", "-G", "-F", str(path), "worker1"], check=True, capture_output=True)
+
+
+def test_box_is_built_from_paths_that_no_shell_splits(commands: Commands, checkout: Path) -> None:
+    output = 'for last; do :; done; case $last in *.tar) echo tar >"$last" ;; esac'
+    commands.add("mmdebstrap", output)
+    commands.add("dpkg", "echo amd64")
+    done = commands.run("sh", "provision/host/box.sh", ".lab/box", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    hooks = "\n".join(commands.calls)
+    assert "copy-in provision lab config /vagrant" in hooks
+    assert "copy-out /root/airflow-lab.box /root/vmlinuz .lab/box" in hooks
+    assert str(checkout) not in hooks
+    assert os.listdir(checkout / ".lab" / "box") == ["system.log"]
