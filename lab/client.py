@@ -55,7 +55,7 @@ class Airflow:
     """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError on an answer of 400 and above."""
 
     def __init__(self, url: str, password: str, token: str = "") -> None:
-        self.http = httpx.Client(base_url=url, timeout=30 * Topology.load().time_factor)
+        self.http = httpx.Client(base_url=url, timeout=30 * Topology.load().time_factor, trust_env=False)
         self.password = password
         self.http.headers["Authorization"] = f"Bearer {token or self.token()}"
 

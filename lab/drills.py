@@ -161,7 +161,9 @@ class Visitor(threading.Thread):
     def __init__(self, airflow: Airflow) -> None:
         super().__init__(daemon=True)
         wait = 5 * Topology.load().time_factor
-        self.http = httpx.Client(base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=wait)
+        self.http = httpx.Client(
+            base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=wait, trust_env=False
+        )
         self.requests: list[Request] = []
         self.done = threading.Event()
 

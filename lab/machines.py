@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from subprocess import PIPE, STDOUT
+from urllib.parse import quote
 
 import testinfra
 import vagrant
@@ -82,7 +83,7 @@ class Machines:
         path, topology = self.root / ".lab" / "ssh-config", self.topology
         entries = [
             f"Host {name}\n  HostName {address}\n"
-            f"  IdentityFile {self.root}/.vagrant/machines/{name}/{topology.provider}/private_key\n"
+            f'  IdentityFile "{self.root}/.vagrant/machines/{name}/{topology.provider}/private_key"\n'
             for name, address in topology.hosts.items()
         ]
         common = (
@@ -91,7 +92,7 @@ class Machines:
             # A machine that is frozen keeps the shared connection: without these a command waits for ever.
             f"  ServerAliveInterval {3 * topology.time_factor}\n  ServerAliveCountMax 2\n"
             "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
-            f"  ControlMaster auto\n  ControlPath {self._sockets}/%C\n  ControlPersist 60\n"
+            f'  ControlMaster auto\n  ControlPath "{self._sockets}/%C"\n  ControlPersist 60\n'
         )
         path.write_text("".join([*entries, common]))
         return path
@@ -135,7 +136,7 @@ class Machines:
     def guest(self, name: str) -> Guest:
         """Return the way into a machine; KeyError if the lab has none of that name."""
         host = testinfra.get_host(
-            f"ssh://{name}?ssh_config={self.ssh_config}&sudo=true&timeout={10 * self.topology.time_factor}"
+            f"ssh://{name}?ssh_config={quote(str(self.ssh_config))}&sudo=true&timeout={10 * self.topology.time_factor}"
         )
         return Guest(self.topology[name], host, self.ssh_config)
 

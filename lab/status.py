@@ -103,7 +103,7 @@ def _api_servers(status: Status, topology: Topology) -> None:
     for machine in topology.with_role("api_server"):
         url = f"http://{machine.address}:{topology.ports['api_server']}/api/v2/version"
         try:
-            httpx.get(url, timeout=_wait(topology)).raise_for_status()
+            httpx.get(url, timeout=_wait(topology), trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
             status.problems.append(f"{machine.name}: api_server does not answer ({_line(error)})")
 

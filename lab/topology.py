@@ -75,10 +75,15 @@ class Topology:
 
     @classmethod
     def load(cls, root: Path = ROOT) -> Topology:
-        """Read the lab of the checkout at `root`, with the choices that `vagrant up` has remembered there."""
-        lab = json.loads((root / "config" / "lab.json").read_text())
-        choices = root / ".lab" / "choices.json"
-        return cls.from_document(lab | (json.loads(choices.read_text()) if choices.exists() else {}))
+        """Read the lab of the checkout at `root` as the last `vagrant up` or `vagrant provision` had it.
+
+        That wrote `.lab/lab.json`; an earlier version wrote only what differs, `.lab/choices.json`.
+        """
+        paths = [root / "config/lab.json", root / ".lab/choices.json", root / ".lab/lab.json"]
+        lab: dict[str, Any] = {}
+        for path in paths:
+            lab |= json.loads(path.read_text()) if path.exists() else {}
+        return cls.from_document(lab)
 
     @classmethod
     def of_this_machine(cls) -> Topology:

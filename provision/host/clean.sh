@@ -2,12 +2,28 @@
 # Removes all that the lab has put on this host, but for the packages that `make up` installed.
 set -eu
 virsh="virsh --connect qemu:///system"
-if [ -d .vagrant ] && { docker version || $virsh uri; } >/dev/null 2>&1; then
-  vagrant destroy --force
-fi
+machines_of() { for id in .vagrant/machines/*/"$1"/id; do [ ! -e "$id" ] || basename "${id%/*/id}"; done | xargs; }
+# The machines first, each with the provider that made it. Nothing goes while one cannot: it would have no owner.
+for provider in docker libvirt virtualbox; do
+  case $provider in
+    docker) answers="docker version" start="start its engine (sudo systemctl start docker, or PROVIDER=docker make host)" ;;
+    libvirt) answers="$virsh uri" start="start it (sudo systemctl start libvirtd, or PROVIDER=libvirt make host)" ;;
+    virtualbox) answers="VBoxManage --version" start="install it, so that VBoxManage --version answers" ;;
+  esac
+  machines=$(machines_of $provider)
+  if [ -n "$machines" ] && ! $answers >/dev/null 2>&1; then
+    echo "airflow-lab: the machines $machines are $provider's, and it does not answer: $start, then make clean. Nothing was deleted" >&2
+    exit 1
+  fi
+done
+for provider in docker libvirt virtualbox; do
+  machines=$(machines_of $provider)
+  # shellcheck disable=SC2086 # a list of names
+  [ -z "$machines" ] || PROVIDER=$provider vagrant destroy --force $machines
+done
 # The task logs belong to the machines' user: only root may remove them.
 if [ -d logs ]; then
-  rm -rf logs 2>/dev/null || docker run --rm --volume "$PWD:/checkout" airflow-lab/debian:trixie rm -rf /checkout/logs || sudo rm -rf logs
+  rm -rf logs 2>/dev/null || docker run --rm --pull never --volume "$PWD:/checkout" airflow-lab/debian:trixie rm -rf /checkout/logs || sudo rm -rf logs
 fi
 if docker version >/dev/null 2>&1; then
   # The machine images first: Docker keeps an image that another is made from, or that a machine has.

@@ -6,7 +6,7 @@ require_relative "provider"
 
 class DockerProvider < Provider
   BASE = "airflow-lab/debian:trixie".freeze
-  PULLED = "debian:trixie-slim".freeze # the base image where `make up` has not made one
+  PULLED = "debian:trixie-slim".freeze # the base image of a host that has no mmdebstrap to make one
   CHECKOUT = "airflow-lab.checkout".freeze
   MACHINE = "airflow-lab.machine".freeze
   RECIPE = %w[provision/host/image.sh provision/host/guest.sh].freeze
@@ -26,7 +26,7 @@ class DockerProvider < Provider
   # systemd as PID 1 without --privileged: that fails where the host itself lacks a capability.
   def create_args(name, machine)
     %W[
-      --hostname #{name} --network #{network} --ip #{machine['address']}
+      --pull never --hostname #{name} --network #{network} --ip #{machine['address']}
       --label #{CHECKOUT}=#{@lab.root} --label #{MACHINE}=#{name}
       --stop-signal SIGRTMIN+3 --cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt seccomp=unconfined --cgroupns=private
       --tmpfs /run --tmpfs /run/lock --tmpfs /tmp:exec --publish 127.0.0.1::22
@@ -67,7 +67,7 @@ class DockerProvider < Provider
 
   def make
     make_network
-    make_image unless (@lab.machines.keys - created).empty?
+    make_image unless (@named - created).empty?
   end
 
   def remove
@@ -92,8 +92,13 @@ class DockerProvider < Provider
                         "does so without systemd), or #{joining('docker')}."
   end
 
-  def running
-    docker("ps", "--filter", "label=#{CHECKOUT}=#{@lab.root}", "--format", "{{.Label \"#{MACHINE}\"}}").split
+  def running = containers
+
+  # `docker system prune` leaves Vagrant's files of machines that it removed, with the image of all.
+  def created = super & containers("--all")
+
+  def containers(*words)
+    docker("ps", *words, "--filter", "label=#{CHECKOUT}=#{@lab.root}", "--format", "{{.Label \"#{MACHINE}\"}}").split
   end
 
   # Another checkout's running machines hold our addresses; stopped ones do not.
@@ -106,9 +111,7 @@ class DockerProvider < Provider
   end
 
   def check_ports
-    return if running.include?(@lab.with_role("load_balancer").keys.first)
-
-    @lab.data["forwarded_ports"].each do |service, port|
+    (@named - running).flat_map { |name| forwarded(name).to_a }.each do |service, port|
       TCPServer.new("127.0.0.1", port).close
     rescue Errno::EADDRINUSE, Errno::EACCES => e
       raise Lab::Invalid, "config/lab.json: forwarded_ports.#{service}: port #{port} of 127.0.0.1 cannot be had (#{e.message}). " \
@@ -145,7 +148,7 @@ class DockerProvider < Provider
   def make_image
     return if image?(image)
 
-    base = image?(BASE) ? BASE : pull
+    from = base
     say "machine image: installing the packages of every role, once (log: .lab/image.log)"
     @lab.write(@lab.state("image.json"), @lab.document(nil))
     name = "airflow-lab-image-#{$PROCESS_ID}"
@@ -153,7 +156,7 @@ class DockerProvider < Provider
     volumes[@lab.state("image.json")] = "/root/machine.json"
     mounts = volumes.flat_map { |here, there| ["--volume", "#{here}:#{there}:ro"] }
     environment = ENV.slice(*Lab::ENVIRONMENT).keys.flat_map { |key| ["--env", key] }
-    follow("docker", "run", "--name", name, *mounts, *environment, base, "sh", "/vagrant/#{RECIPE.first}")
+    follow("docker", "run", "--name", name, *mounts, *environment, from, "sh", "/vagrant/#{RECIPE.first}")
     docker("commit", "--change", 'CMD ["/sbin/init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]', name, image)
     say "machine image: ready"
   ensure
@@ -162,12 +165,22 @@ class DockerProvider < Provider
 
   def image?(name) = docker("image", "ls", "--quiet", name) != ""
 
+  # Debian's archive comes before a registry: fewer networks block it.
+  def base
+    return BASE if image?(BASE)
+    return pull unless system("command -v mmdebstrap >/dev/null")
+
+    say "machine image: making the base image from Debian's archive (about half a minute)"
+    command("sh", File.join(@lab.root, "provision/host/base-image.sh"))
+    BASE
+  rescue Lab::Invalid => e
+    raise Lab::Invalid, "no base image: #{e.message}\n`make up` makes one from Debian's own archive, as root."
+  end
+
   def pull
     say "machine image: pulling #{PULLED}"
     docker("pull", PULLED)
     PULLED
-  rescue Lab::Invalid => e
-    raise Lab::Invalid, "no base image: #{e.message}\n`make up` makes one from Debian's own archive."
   end
 
   # Runs a long command: its output goes to a file, what it is doing to the user.

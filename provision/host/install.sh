@@ -6,7 +6,13 @@ here=$(dirname "$0")
 
 say() { echo "==> lab: $*"; }
 root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
-engine() { root docker version >/dev/null 2>&1; }
+fail() {
+  echo "airflow-lab: $*" >&2
+  exit 1
+}
+# The user's first: root may have another engine, or none (Docker Desktop, rootless Docker, DOCKER_HOST).
+own_engine() { docker version >/dev/null 2>&1; }
+engine() { own_engine || root docker version >/dev/null 2>&1; }
 PATH=$PATH:/usr/sbin # not on everyone's
 lacks() { ! command -v "$1" >/dev/null; }
 nixos() { [ -e /etc/NIXOS ]; }
@@ -15,6 +21,8 @@ configure() {
   echo "airflow-lab: $1. NixOS takes this from its configuration: add $2 (nixosModules.host of this flake has the daemons), then call nixos-rebuild switch" >&2
   exit 1
 }
+# Whether docker.io would replace a command, or need the removal of its package.
+foreign() { ! lacks "$1" && ! dpkg --search "$(readlink -f "$(command -v "$1")")" 2>/dev/null | grep -qE '^docker(\.io|-cli):'; }
 
 # Chosen now, or earlier, or in config/lab.json.
 provider=${PROVIDER:-$(cat .lab/choices.json config/lab.json 2>/dev/null | sed -n 's/.*"provider": "\([a-z]*\)".*/\1/p' | head -n 1)}
@@ -29,7 +37,19 @@ lacks nix-instantiate && missing="$missing nix-bin"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 case $provider in
   docker)
-    if ! engine && { lacks docker || lacks dockerd; }; then missing="$missing docker.io"; fi
+    if [ -n "${DOCKER_HOST:-}" ] && ! own_engine; then
+      fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST. Start it, or \`unset DOCKER_HOST\` to have one on this host"
+    fi
+    if ! engine && { lacks docker || lacks dockerd; }; then
+      for command in docker dockerd; do
+        if foreign "$command"; then
+          fail "$(command -v "$command") is not from Debian's package docker.io, and no Docker engine answers. Start its engine" \
+            "(Docker Desktop: \`systemctl --user start docker-desktop\`), install what it lacks (docker-ce: \`sudo apt-get install" \
+            "docker-ce docker-ce-cli\`), or remove it; then \`make up\`"
+        fi
+      done
+      missing="$missing docker.io"
+    fi
     ;;
   libvirt)
     lacks virsh && missing="$missing libvirt-clients"
@@ -62,7 +82,7 @@ if [ -n "$missing" ]; then
     esac
   done
   # shellcheck disable=SC2086 # a list of packages
-  root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $missing >/dev/null
+  root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-remove --no-install-recommends $missing >/dev/null
 fi
 
 join() {
@@ -98,7 +118,7 @@ start_docker() {
     fi
   fi
 
-  docker version >/dev/null 2>&1 || join docker
+  own_engine || join docker
 }
 
 start_libvirt() {
@@ -147,7 +167,9 @@ try_kvm() {
 case $provider in
   docker)
     start_docker
-    lacks mmdebstrap || root sh "$here/base-image.sh"
+    if ! lacks mmdebstrap; then
+      if own_engine && [ "$(id -u)" != 0 ]; then sh "$here/base-image.sh" sudo; else root sh "$here/base-image.sh"; fi
+    fi
     ;;
   libvirt)
     start_libvirt

@@ -28,11 +28,21 @@ class Lab
     "jwt_secret" => %w[api_server scheduler]
   }.freeze
 
+  # What one machine has, and no other: where it is, is where all the others look for it.
+  SINGLE = %w[database queue load_balancer flower].freeze
+
+  # The role that listens on each port of lab.json. Both queue servers run while the lab moves from one to the other.
+  LISTENS = {
+    "postgresql" => "database", "redis" => "queue", "rabbitmq" => "queue", "rabbitmq_management" => "queue",
+    "load_balancer" => "load_balancer", "flower" => "load_balancer", "flower_local" => "flower",
+    "api_server" => "api_server", "worker_log_server" => "worker", "triggerer_log_server" => "triggerer"
+  }.freeze
+  SSH = 22
+
   # What a corporate network sets on the host and its guests need too.
-  ENVIRONMENT = %w[
-    http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY
-    PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX
-  ].freeze
+  PROXIES = %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].freeze
+  NO_PROXY = %w[no_proxy NO_PROXY].freeze
+  ENVIRONMENT = (PROXIES + NO_PROXY + %w[PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX]).freeze
   CERTIFICATES = "/usr/local/share/ca-certificates/*.crt"
 
   attr_reader :root, :data, :machines
@@ -47,22 +57,33 @@ class Lab
     check_machines
     workers = @data["machines"].select { |_, machine| machine["roles"].include?("worker") }.keys
     check_workers(workers)
-    check_created(workers.drop(@data["workers"]))
+    check_created(workers)
     @machines = @data["machines"].reject { |name, _| workers.drop(@data["workers"]).include?(name) }
     check_roles
+    check_ports
     check_timings
   end
 
   def state(*path) = File.join(@folder, *path)
 
+  # Where a value stands, in the user's terms.
+  def place(path)
+    return @chosen[path] if @chosen.key?(path)
+    return "#{CHOICES.key(path)}, chosen earlier (#{state('choices.json').delete_prefix("#{@root}/")})" if @choices.key?(path)
+
+    "#{file}: #{path.empty? ? 'the file' : path}"
+  end
+
   def with_role(role) = @machines.select { |_, machine| machine["roles"].include?(role) }
 
-  # Remembers the choices and writes what each machine is given; secrets are made where there are none yet.
+  # Remembers the choices, writes the lab with them in it for whoever asks later, and what each machine is given; secrets
+  # are made where there are none yet.
   def save
     FileUtils.mkdir_p(state, mode: 0o700)
-    before = read(state("choices.json"))["broker"]
-    FileUtils.touch(state("moving")) if before && before != @data["broker"]
-    write(state("choices.json"), CHOICES.values.to_h { |key| [key, @data[key]] })
+    broker = before["broker"]
+    FileUtils.touch(state("moving")) if broker && broker != @data["broker"]
+    write(state("choices.json"), @choices)
+    write(state("lab.json"), @data)
     secrets = read(state("secrets.json"))
     SECRETS.each_key { |name| secrets[name] ||= secret(name) }
     write(state("secrets.json"), secrets)
@@ -74,8 +95,10 @@ class Lab
     end
   end
 
-  # Sets what the user has not chosen, now or earlier.
-  def default(key, value) = @data[key] = @chosen.key?(key) || @remembered.key?(key) ? @data[key] : value
+  # Makes every wait so many times longer, unless the user has said how many: with TIME_FACTOR, or in lab.json.
+  def slow_down(factor)
+    @data["time_factor"] = factor if @data["time_factor"] == 1 && !@choices.key?("time_factor")
+  end
 
   # What provisioning is given: the lab, the machine's name (none: an image for all of them), its secrets and
   # what the host's network needs.
@@ -84,9 +107,19 @@ class Lab
       "machine" => name,
       "lab" => @data,
       "secrets" => secrets.select { |key, _| SECRETS.fetch(key, []).intersect?(roles) },
-      "environment" => ENV.slice(*ENVIRONMENT),
+      "environment" => environment,
       "certificates" => Dir[CERTIFICATES].sort.to_h { |path| [File.basename(path), File.read(path)] }
     }
+  end
+
+  # Of ENVIRONMENT what the host has. The proxy is not for the lab's own addresses; not all programs know networks.
+  def environment
+    given = ENV.slice(*ENVIRONMENT)
+    return given unless given.keys.intersect?(PROXIES)
+
+    own = @data["machines"].flat_map { |name, machine| [name, machine["address"]] }
+    direct = given.values_at(*NO_PROXY).compact.flat_map { |list| list.split(",") } + ["localhost", "127.0.0.1", @data["network"], *own]
+    given.merge(NO_PROXY.to_h { |name| [name, direct.uniq.join(",")] })
   end
 
   # Whether the lab was told to change its broker, and has not been seen to have done so.
@@ -125,22 +158,28 @@ class Lab
 
   # lab.json, overridden by what was chosen earlier, overridden by the environment.
   def choose(data)
-    @chosen = {}
-    @remembered = read(state("choices.json"))
-    # It was that of the other provider's machines.
-    @remembered.delete("time_factor") unless [nil, "", @remembered["provider"]].include?(ENV["PROVIDER"])
-    CHOICES.each do |variable, key|
-      data[key] = @remembered[key] if @remembered.key?(key)
-      next if ENV[variable].to_s.empty?
-
-      @chosen[key] = variable
-      data[key] = data[key].is_a?(Integer) ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
+    @choices = remembered(data)
+    @chosen = CHOICES.reject { |variable, _| ENV[variable].to_s.empty? }.invert
+    @chosen.each do |key, variable|
+      @choices[key] = data[key].is_a?(Integer) ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
     end
-    data
+    # It was that of the other provider's machines.
+    other = ![nil, data.merge(@choices)["provider"]].include?(before["provider"])
+    @choices.delete("time_factor") if other && !@chosen.key?("time_factor")
+    data.merge(@choices)
   end
 
-  # Where a value stands, in the user's terms.
-  def place(path) = @chosen.key?(path) ? @chosen[path] : "#{file}: #{path.empty? ? 'the file' : path}"
+  # What was chosen earlier. A version that did not write the resolved lab remembered every value, chosen or not.
+  def remembered(data)
+    choices = read(state("choices.json"))
+    return choices if File.exist?(state("lab.json"))
+
+    choices.delete("time_factor") if choices["provider"] == "libvirt" # that of emulation, which is found out again
+    choices.reject { |key, value| value == data[key] }
+  end
+
+  # The lab as the last `vagrant up` or `vagrant provision` had it.
+  def before = read(state(File.exist?(state("lab.json")) ? "lab.json" : "choices.json"))
 
   # The part of JSON Schema that lab.schema.json uses; `make lint` checks the file with a full validator.
   def check_schema(value, schema, path = "", defs = schema["$defs"])
@@ -222,21 +261,43 @@ class Lab
   end
 
   # Vagrant would forget a machine that is no longer defined, and leave it running.
-  def check_created(dropped)
-    lost = dropped.select { |name| Dir[File.join(@root, ".vagrant/machines", name, "*/id")].any? }
+  def check_created(workers)
+    lost = workers.drop(@data["workers"]).select { |name| Dir.glob("#{name}/*/id", base: File.join(@root, ".vagrant/machines")).any? }
     return if lost.empty?
 
+    # They are defined only where the number includes them.
     raise Invalid, "#{place('workers')}: #{@data['workers']} would leave #{lost.join(', ')} without an owner: " \
-                   "`vagrant destroy -f #{lost.join(' ')}` first"
+                   "`WORKERS=#{workers.index(lost.last) + 1} vagrant destroy -f #{lost.join(' ')}` first"
   end
 
   def check_roles
     roles = @machines.values.flat_map { |machine| machine["roles"] }
     needed = SECRETS.values.flatten.uniq
     missing = needed - roles
-    return if missing.empty?
+    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}" if missing.any?
 
-    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}"
+    several = SINGLE.find { |role| with_role(role).size > 1 }
+    return unless several
+
+    raise Invalid, "#{file}: machines: the role #{several} is on #{with_role(several).keys.join(', ')}; allowed: one machine"
+  end
+
+  def check_ports
+    @machines.each do |name, machine|
+      taken = { SSH => "sshd" }
+      @data["ports"].each do |service, port|
+        next unless machine["roles"].include?(LISTENS.fetch(service))
+        raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already #{taken[port]}'s; give each service its own" if taken[port]
+
+        taken[port] = service
+      end
+    end
+    taken = {}
+    @data["forwarded_ports"].each do |service, port|
+      raise Invalid, "#{file}: forwarded_ports.#{service}: #{port} is not allowed: it is already #{taken[port]}'s; give each service its own" if taken[port]
+
+      taken[port] = service
+    end
   end
 
   # What must fit, or a healthy task is taken for a lost one.

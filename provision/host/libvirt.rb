@@ -7,6 +7,11 @@ class LibvirtProvider < Provider
   EMULATED = 8 # how many times longer every wait is: five emulated machines on two cores, measured
   VIRSH = %w[virsh --connect qemu:///system].freeze
 
+  def initialize(lab)
+    super
+    @lab.slow_down(EMULATED) unless kvm?
+  end
+
   def machine(node, name, machine, _argv)
     node.vm.box = @lab.data["boxes"]["libvirt"]
     node.vm.hostname = name
@@ -38,7 +43,6 @@ class LibvirtProvider < Provider
     end
     return if kvm?
 
-    @lab.default("time_factor", EMULATED)
     say "no KVM: the machines are emulated, about ten times slower; every wait is #{@lab.data['time_factor']} times longer (TIME_FACTOR)"
   end
 

@@ -13,6 +13,7 @@ class Provider
 
   def initialize(lab)
     @lab = lab
+    @named = @lab.machines.keys
   end
 
   # What is wrong with the host, as an exception, before anything is touched.
@@ -34,12 +35,16 @@ class Provider
   # asks the machine all the same (vagrant-libvirt 0.11).
   def stop_timeout(argv) = argv.intersect?(%w[-f --force]) ? 0 : 60 * @lab.data["time_factor"]
 
-  # Runs once a command: Vagrant may load a Vagrantfile more than once.
+  # Checks and prepares for the machines that the command names, or for all. Runs once a command: Vagrant may load a
+  # Vagrantfile more than once.
   def around(argv)
     return if $airflow_lab_around || argv.intersect?(%w[-h --help])
 
     $airflow_lab_around = true
-    case argv.find { |word| !word.start_with?("-") }
+    verb = argv.find { |word| !word.start_with?("-") }
+    @named &= argv if argv.intersect?(@named)
+    check_provider(verb == "destroy" ? @named : @lab.machines.keys) if %w[up provision reload destroy].include?(verb)
+    case verb
     when "up" then prepare(create: true)
     when "provision", "reload" then prepare(create: false)
     when "destroy" then at_exit { remove }
@@ -76,6 +81,18 @@ class Provider
 
   def created = @lab.machines.keys.select { |name| File.exist?(identity_file(name)) }
 
+  # Vagrant goes to a machine with the provider that made it, and finds no definition for that here.
+  def check_provider(names)
+    made = Dir.glob("*/*/id", base: File.join(@lab.root, ".vagrant/machines")).map { |path| path.split("/").first(2) }.sort
+    others = made.select { |name, provider| provider != @lab.data["provider"] && names.include?(name) }
+    return if others.empty?
+
+    provider = others.first.last
+    names = others.filter_map { |name, theirs| name if theirs == provider }.join(" ")
+    raise Lab::Invalid, "#{@lab.place('provider')}: #{@lab.data['provider']} is not allowed while there are machines of #{provider}: #{names}. " \
+                        "`PROVIDER=#{provider} vagrant destroy -f #{names}` first, or stay with them: PROVIDER=#{provider}"
+  end
+
   # What the provider calls a machine.
   def identity(name) = File.read(identity_file(name))
 
@@ -99,16 +116,16 @@ class Provider
   end
 
   def check_room
-    missing = @lab.machines.except(*running)
-    need = missing.values.sum { |machine| memory(machine) }
+    missing = @named - running
+    need = missing.sum { |name| memory(@lab.machines[name]) }
     have = File.exist?("/proc/meminfo") ? File.read("/proc/meminfo")[/MemAvailable:\s+(\d+)/, 1].to_i / 1024 : need
     if have < need
-      raise Lab::Invalid, "too little memory: #{missing.keys.join(', ')} need #{need} MiB (memory_mb in config/lab.json), " \
+      raise Lab::Invalid, "too little memory: #{missing.join(', ')} need #{need} MiB (memory_mb in config/lab.json), " \
                           "#{have} MiB are available. Stop other programs, or bring up fewer workers (WORKERS=1)."
     end
-    return if (@lab.machines.keys - created).empty?
+    return if (@named - created).empty?
 
-    free = `df -Pk #{disk}`.lines.last.split[3].to_i / 1024
+    free = command("df", "-Pk", disk).lines.last.split[3].to_i / 1024
     return if free >= @lab.data["disk_mb"]
 
     raise Lab::Invalid, "too little disk: a new lab needs #{@lab.data['disk_mb']} MiB (disk_mb in config/lab.json), " \
@@ -157,7 +174,7 @@ class Provider
     uri = URI("http://#{reach('load_balancer')}/api/v2/monitor/health")
     (0..healthy_within).step(2) do |seconds|
       sick = begin
-        JSON.parse(Net::HTTP.get(uri)).reject { |_, part| part["status"] == "healthy" }.keys
+        JSON.parse(get(uri)).reject { |_, part| part["status"] == "healthy" }.keys
       rescue SystemCallError, IOError, Timeout::Error, JSON::ParserError
         ["api-server"]
       end
@@ -168,6 +185,9 @@ class Provider
     end
     false
   end
+
+  # Without the proxy that the host may have: no proxy reaches the lab.
+  def get(uri) = Net::HTTP.start(uri.host, uri.port, nil) { |http| http.get(uri.path).body }
 
   def welcome
     password = $stdout.tty? ? JSON.parse(File.read(@lab.state("secrets.json"))) : Hash.new("in .lab/secrets.json")

@@ -129,6 +129,34 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         lambda lab: lab["ports"].update(redis=70000),
         "ports.redis: 70000 is not allowed; allowed: 1 to 65535",
     ),
+    "a port of two services on one machine": (
+        lambda lab: lab["ports"].update(redis=5432),
+        "ports.redis: 5432 is not allowed: on broker it is already postgresql's; give each service",
+    ),
+    "a port of nginx and of what it stands in front of": (
+        lambda lab: lab["ports"].update(flower_local=5555),
+        "ports.flower_local: 5555 is not allowed: on broker it is already flower's",
+    ),
+    "the port of sshd": (
+        lambda lab: lab["ports"].update(worker_log_server=22),
+        "ports.worker_log_server: 22 is not allowed: on worker1 it is already sshd's",
+    ),
+    "a port of two roles that were put on one machine": (
+        set_machine("broker", roles=["database", "queue", "load_balancer", "flower", "api_server"]),
+        "ports.api_server: 8080 is not allowed: on broker it is already load_balancer's",
+    ),
+    "a port of the host forwarded twice": (
+        lambda lab: lab["forwarded_ports"].update(flower=8080),
+        "forwarded_ports.flower: 8080 is not allowed: it is already load_balancer's; give each service its own",
+    ),
+    "two databases": (
+        set_machine("master2", roles=["api_server", "scheduler", "dag_processor", "triggerer", "database"]),
+        "the role database is on broker, master2; allowed: one machine",
+    ),
+    "two queue servers and two load balancers": (
+        set_machine("master1", roles=["queue", "load_balancer", "scheduler"]),
+        "the role queue is on broker, master1; allowed: one machine",
+    ),
     "a key misspelt": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: postgresql,"),
     "a key missing": (
         lambda lab: lab["timing_profiles"]["fast"].pop("queued_timeout"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +51,14 @@ def test_timings_are_longer_by_the_time_factor(document: dict[str, Any]) -> None
     assert slow.timings == {name: 8 * value for name, value in Topology.from_document(document).timings.items()}
 
 
-@pytest.mark.parametrize(("provider", "factor"), [("docker", "1"), ("libvirt", "8")])
-def test_time_factor_is_forgotten_with_its_provider(tmp_path: Path, provider: str, factor: str) -> None:
-    (tmp_path / "choices.json").write_text('{"provider": "libvirt", "time_factor": 8}')
-    show = "puts Lab.new(ARGV[0], folder: ARGV[1]).data['time_factor']"
-    command = ["ruby", "-r", "./provision/host/lab", "-e", show, str(ROOT), str(tmp_path)]
-    done = subprocess.run(
-        command, env=os.environ | {"PROVIDER": provider}, check=True, capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == factor
-
-
-def test_choices_of_the_checkout_override_the_file(document: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("remembered", ["lab.json", "choices.json"])
+def test_lab_of_the_last_provisioning_overrides_the_file(
+    document: dict[str, Any], tmp_path: Path, remembered: str
+) -> None:
     for folder in ("config", ".lab"):
         (tmp_path / folder).mkdir()
     (tmp_path / "config/lab.json").write_text(json.dumps(document))
-    (tmp_path / ".lab/choices.json").write_text('{"broker": "rabbitmq", "workers": 1, "provider": "docker"}')
+    (tmp_path / ".lab" / remembered).write_text('{"broker": "rabbitmq", "workers": 1, "provider": "docker"}')
     topology = Topology.load(tmp_path)
     assert topology.broker == "rabbitmq"
     assert len(topology.with_role("worker")) == 1

@@ -1,0 +1,193 @@
+"""What the user chose is remembered and nothing else; everything else reads the lab with the choices in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.topology import ROOT, Topology
+from tests.unit.commands import Commands, ruby
+
+SAVE = "Lab.new(ARGV[0]).save"
+PROVIDE = "lab = Lab.new(ARGV[0]); LibvirtProvider.new(lab); lab.save"
+CHOICES = ("BROKER", "PROVIDER", "WORKERS", "TIMINGS", "TIME_FACTOR")
+ID = "0123456789ab"
+WITHOUT = {name: value for name, value in os.environ.items() if name not in CHOICES}
+
+
+class Checkout:
+    """What Ruby and Python read of a checkout, and what they have remembered there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        shutil.copytree(ROOT / "config", root / "config")
+
+    def edit(self, **values: Any) -> None:
+        """Do what a user does in an editor."""
+        path = self.root / "config" / "lab.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    def remember(self, name: str, **values: Any) -> None:
+        (self.root / ".lab").mkdir(exist_ok=True)
+        (self.root / ".lab" / f"{name}.json").write_text(json.dumps(values))
+
+    def save(self, script: str = SAVE, **environment: str) -> Topology:
+        """Do what `vagrant up` and `vagrant provision` do before the first machine, and return the lab."""
+        done = ruby(script, self.root, library="libvirt", environment=WITHOUT | environment)
+        assert done.returncode == 0, done.stderr
+        return Topology.load(self.root)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        return json.loads((self.root / ".lab" / "choices.json").read_text())
+
+    @property
+    def moving(self) -> bool:
+        return (self.root / ".lab" / "moving").exists()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_nothing_is_remembered_that_was_not_chosen(checkout: Checkout) -> None:
+    checkout.save()
+    assert checkout.choices == {}
+    checkout.save(WORKERS="3")
+    checkout.save(BROKER="rabbitmq")
+    assert checkout.choices == {"workers": 3, "broker": "rabbitmq"}
+
+
+def test_edit_of_lab_json_takes_effect_at_the_next_provisioning(checkout: Checkout) -> None:
+    checkout.save()
+    checkout.edit(broker="rabbitmq", workers=3, timings="stock", time_factor=2)
+    assert Topology.load(checkout.root).broker == "redis"
+    lab = checkout.save()
+    assert (lab.broker, len(lab.with_role("worker")), lab.time_factor) == ("rabbitmq", 3, 2)
+    assert lab.timings["retry_delay"] == 600
+
+
+def test_choice_stands_above_an_edit(checkout: Checkout) -> None:
+    checkout.save(BROKER="redis")
+    checkout.edit(broker="rabbitmq")
+    assert checkout.save().broker == "redis"
+
+
+def test_edit_of_the_broker_moves_the_lab_as_a_choice_does(checkout: Checkout) -> None:
+    checkout.save()
+    assert not checkout.moving
+    checkout.edit(broker="rabbitmq")
+    checkout.save()
+    assert checkout.moving
+
+
+def test_choices_of_an_earlier_version_that_equal_lab_json_are_none(checkout: Checkout) -> None:
+    old = {"broker": "rabbitmq", "provider": "docker", "workers": 2, "timings": "fast", "time_factor": 1}
+    checkout.remember("choices", **old)
+    assert Topology.load(checkout.root).broker == "rabbitmq"
+    assert checkout.save().broker == "rabbitmq"
+    assert checkout.choices == {"broker": "rabbitmq"}
+    assert not checkout.moving
+
+
+def test_earlier_version_is_known_to_have_run_on_its_broker(checkout: Checkout) -> None:
+    checkout.remember("choices", broker="redis", provider="docker", workers=2, timings="fast", time_factor=1)
+    checkout.save(BROKER="rabbitmq")
+    assert checkout.moving
+
+
+def test_factor_of_emulation_ends_where_kvm_is_proved(checkout: Checkout) -> None:
+    checkout.edit(provider="libvirt")
+    assert checkout.save(PROVIDE).time_factor == 8
+    assert checkout.choices == {}
+    (checkout.root / ".lab" / "kvm").touch()
+    assert checkout.save(PROVIDE).time_factor == 1
+
+
+def test_factor_that_an_earlier_version_remembered_of_emulation_ends_too(checkout: Checkout) -> None:
+    old = {"broker": "redis", "provider": "libvirt", "workers": 2, "timings": "fast", "time_factor": 8}
+    checkout.remember("choices", **old)
+    (checkout.root / ".lab" / "kvm").touch()
+    assert checkout.save(PROVIDE).time_factor == 1
+
+
+@pytest.mark.parametrize(("chosen", "written", "factor"), [("", 3, 3), ("1", 1, 1), ("5", 3, 5), ("", 1, 8)])
+def test_emulation_keeps_a_factor_of_the_users(checkout: Checkout, chosen: str, written: int, factor: int) -> None:
+    checkout.edit(provider="libvirt", time_factor=written)
+    assert checkout.save(PROVIDE, TIME_FACTOR=chosen).time_factor == factor
+
+
+@pytest.mark.parametrize(("provider", "factor"), [("docker", 1), ("libvirt", 4)])
+def test_time_factor_is_forgotten_with_its_provider(checkout: Checkout, provider: str, factor: int) -> None:
+    checkout.save(PROVIDER="libvirt", TIME_FACTOR="4")
+    assert checkout.save(PROVIDER=provider).time_factor == factor
+
+
+def test_refusal_of_a_choice_made_earlier_says_so(checkout: Checkout) -> None:
+    checkout.save(TIMINGS="stock")
+    profiles = json.loads((checkout.root / "config" / "lab.json").read_text())["timing_profiles"]
+    checkout.edit(timing_profiles={"fast": profiles["fast"]})
+    message = ruby(SAVE, checkout.root, environment=WITHOUT).stderr
+    assert 'TIMINGS, chosen earlier (.lab/choices.json): "stock" is not allowed; allowed: fast' in message
+
+
+def test_dropping_workers_in_lab_json_names_a_command_that_works(checkout: Checkout) -> None:
+    for name in ("worker3", "worker4"):
+        (checkout.root / ".vagrant" / "machines" / name / "docker").mkdir(parents=True)
+        (checkout.root / ".vagrant" / "machines" / name / "docker" / "id").touch()
+    message = ruby(SAVE, checkout.root, environment=WITHOUT).stderr
+    assert "`WORKERS=4 vagrant destroy -f worker3 worker4` first" in message
+
+
+# The provider
+
+
+def machine(root: Path, name: str, provider: str) -> Path:
+    """Leave what Vagrant leaves of a machine, and return it."""
+    path = root / ".vagrant" / "machines" / name / provider / "id"
+    path.parent.mkdir(parents=True)
+    path.write_text(ID)
+    return path
+
+
+@pytest.fixture
+def complete(checkout: Checkout) -> Checkout:
+    """A checkout that Vagrant can be called in."""
+    for folder in ("dags", "lab", "provision"):
+        shutil.copytree(ROOT / folder, checkout.root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Vagrantfile", checkout.root)
+    checkout.edit(provider="virtualbox")
+    return checkout
+
+
+@pytest.mark.parametrize("verb", ["up", "provision", "destroy"])
+def test_machines_of_another_provider_are_not_touched(complete: Checkout, verb: str, tmp_path_factory: Any) -> None:
+    commands = Commands(tmp_path_factory.mktemp("host"))
+    commands.add("docker")
+    commands.add("VBoxManage", "echo 7.0.20r163906")
+    machine(complete.root, "broker", "docker")
+    done = commands.run("vagrant", verb, cwd=complete.root)
+    assert done.returncode != 0
+    assert "config/lab.json: provider: virtualbox is not allowed" in done.stderr
+    assert "`PROVIDER=docker vagrant destroy -f broker` first" in done.stderr
+    assert commands.calls == []
+    assert not (complete.root / ".lab").exists()
+
+
+def test_machines_of_another_provider_are_destroyed_with_it(complete: Checkout, tmp_path_factory: Any) -> None:
+    commands = Commands(tmp_path_factory.mktemp("host"))
+    commands.add(
+        "docker",
+        f"case $1 in ps) [ -e {commands.folder}/removed ] || echo {ID} ;; rm) touch {commands.folder}/removed ;; esac",
+    )
+    identity = machine(complete.root, "broker", "docker")
+    done = commands.run("vagrant", "destroy", "-f", "broker", cwd=complete.root, PROVIDER="docker")
+    assert done.returncode == 0, done.stderr
+    assert not identity.exists()
+    assert not (complete.root / ".lab").exists()
