@@ -59,6 +59,12 @@ def test_clock_goes_wrong_and_is_put_right(machines: Machines, broker: Guest) ->
     assert abs(time.time() - float(broker.run("date +%s"))) < 10
 
 
+def test_clock_that_is_wrong_by_little_is_put_right_too(machines: Machines, broker: Guest) -> None:
+    faults.FAULTS["skew"].inject(machines, "broker", "1")
+    assert "broker on-time" in faults.mend(machines, "broker")
+    assert broker.run("systemctl is-active systemd-timesyncd") == "active"
+
+
 def test_disk_fills_up_and_is_emptied(machines: Machines, broker: Guest) -> None:
     write = "runuser -u vagrant -- dd if=/dev/zero of=/home/vagrant/more bs=1M count=8"
     faults.FAULTS["fill"].inject(machines, "broker", "")
