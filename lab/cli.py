@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shlex
@@ -192,6 +193,7 @@ def deploy(
     ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh -o BatchMode=yes",
 ) -> None:
     """Bring machines that Vagrant did not make to their roles, over SSH."""
+    os.chdir(os.environ.get("LAB_CWD", "."))  # the caller's: the inventory, and a key for ssh, may be relative to it
     try:
         failed = deploy_.deploy(inventory.resolve(), shlex.split(ssh), console.print)
     except deploy_.InvalidError as error:

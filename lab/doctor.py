@@ -42,13 +42,17 @@ def examine(machines: Machines) -> list[Finding]:
 
 def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     """Compare the machines' answers, as `provision/examine.py` gives them, with `skew` in seconds."""
-    for key, what in (("airflow.cfg", "its airflow.cfg differs"), ("packages", "its Python packages differ")):
-        for name in odd({name: answer[key] for name, answer in answers.items()}):
-            yield Finding(name, f"{what} from the others'", f"{PROVISION} {name}")
-    for key, what, cure in (("secrets", "the secret", PROVISION), ("dags", "the DAG file", "vagrant reload")):
+    for name in odd({name: answer["packages"] for name, answer in answers.items()}):
+        yield Finding(name, "its Python packages differ from the others'", f"{PROVISION} {name}")
+    compared = (
+        ("configs", "its", PROVISION),
+        ("secrets", "the secret", PROVISION),
+        ("dags", "the DAG file", "vagrant reload"),
+    )
+    for key, what, cure in compared:
         for item in sorted({item for answer in answers.values() for item in answer[key]}):
             values = {name: answer[key].get(item, "") for name, answer in answers.items()}
-            if key == "secrets":  # a machine has only those that its roles need
+            if key != "dags":  # a machine has only what its roles need
                 values = {name: value for name, value in values.items() if value}
             for name in odd(values):
                 yield Finding(name, f"{what} {item} differs from the others'", f"{cure} {name}")

@@ -191,9 +191,9 @@ class Visitor(threading.Thread):
 
 
 def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
-    """Run a drill and return its record; whatever happens, the fault is undone.
+    """Run a drill and return its record, which names what was not undone, or not judged, among its problems.
 
-    AssertionError if the lab is not whole to begin with.
+    AssertionError if the lab is not whole to begin with, or the fault cannot be done; what was done of it is undone.
     """
     drill, topology, airflow = DRILLS[name], machines.topology, Airflow.of_this_checkout()
     eventually(lambda: _whole(machines), within=60)
@@ -217,26 +217,36 @@ def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
                 time.sleep(drill.hold * topology.time_factor)
         finally:
             say("undoing it")
-            undone = heal(machines)
-            record.healed_at = datetime.now(UTC)
-            say(", ".join(undone) or "nothing had to be undone: systemd had done it")
-        try:
+            with _noted(record, "the fault was not undone"):
+                undone = heal(machines)
+                record.healed_at = datetime.now(UTC)
+                say(", ".join(undone) or "nothing had to be undone: systemd had done it")
+        with _noted(record, "the lab did not recover"):
             _ended(airflow, record.run_id, say)
             record.ended_at = datetime.now(UTC)
             say("the work has ended; waiting until the lab is whole")
             eventually(lambda: _whole(machines), within=120)
             record.whole_at = datetime.now(UTC)
-        except AssertionError as error:
-            record.problems.append(str(error))
-    states = {
-        task["map_index"]: task["state"] for task in airflow.tasks(DAG, record.run_id) if task["task_id"] == "work"
-    }
-    with connect(topology) as connection:
-        record.tries = ledger.read(connection, record.run_id)
-    record.judgement = ledger.judge(record.tries, states)
+    with _noted(record, "the work was not judged"):
+        states = {
+            task["map_index"]: task["state"] for task in airflow.tasks(DAG, record.run_id) if task["task_id"] == "work"
+        }
+        with connect(topology) as connection:
+            record.tries = ledger.read(connection, record.run_id)
+        record.judgement = ledger.judge(record.tries, states)
     if not record.ended_at:
-        airflow.give_up(DAG, record.run_id)  # the next drill begins with a lab that has nothing to do
+        with _noted(record, "the run was not ended"):  # the next drill begins with a lab that has nothing to do
+            airflow.give_up(DAG, record.run_id)
     return record
+
+
+@contextmanager
+def _noted(record: Record, what: str) -> Iterator[None]:
+    """Note an error as a problem of the record, and go on: a record that says so is worth more than none."""
+    try:
+        yield
+    except Exception as error:
+        record.problems.append(f"{what}: {error} {getattr(error, 'stderr', None) or ''}".strip())
 
 
 def _whole(machines: Machines) -> None:

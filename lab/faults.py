@@ -16,6 +16,7 @@ from lab.topology import QUEUE_UNITS, Topology
 ALL = "all"  # the name of every machine at once, for power
 TABLE = "inet airflow_lab_fault"
 FILLER = "/var/lib/airflow-lab/filler"
+SKEWED = "/var/lib/airflow-lab/skewed"  # is there while a machine's clock is as `skew` has set it
 CLOCK = 2  # seconds that a machine's clock may differ from the host's, times the lab's factor: asking takes time
 CONTAINER = {  # what a container cannot show, and why
     "skew": "a container has the host's clock",
@@ -37,8 +38,8 @@ HEAL = f"""
 nft delete table {TABLE} 2>/dev/null && echo connected
 [ ! -e {FILLER} ] || {{{{ rm {FILLER}; echo emptied; }}}}
 late=$(({{now}} - $(date +%s)))
-if [ ${{{{late#-}}}} -gt {{clock}} ]; then
-  date --set=@{{now}} >/dev/null && echo on-time
+if [ -e {SKEWED} ] || [ ${{{{late#-}}}} -gt {{clock}} ]; then
+  date --set=@{{now}} >/dev/null && rm -f {SKEWED} && echo on-time
   systemctl start systemd-timesyncd
 fi
 for device in $(ls /sys/class/net); do
@@ -145,7 +146,9 @@ def _skew(machines: Machines, name: str, seconds: str) -> None:
         ahead = int(seconds)
     except ValueError:
         raise UnknownError(f"{seconds!r} is no number of seconds: 60 is a minute ahead, -60 a minute behind") from None
-    machines.guest(name).run_script(f"systemctl stop systemd-timesyncd; date --set=@$(($(date +%s) + {ahead}))")
+    mark = f"mkdir -p {SKEWED.rpartition('/')[0]} && touch {SKEWED} || exit"
+    change = f"systemctl stop systemd-timesyncd; date --set=@$(($(date +%s) + {ahead}))"
+    machines.guest(name).run_script(f"{mark}\n{change}")
 
 
 def _fill(machines: Machines, name: str, _: str) -> None:

@@ -69,7 +69,7 @@ def examine(lab: Topology, name: str) -> dict[str, object]:
     return {
         "secrets": {path.name: sha(path) for path in sorted(HOME.glob("secrets/*"))},
         "packages": packages(),
-        "airflow.cfg": sha(HOME / "airflow.cfg"),
+        "configs": {path.name: sha(path) for path in sorted(HOME.glob("airflow*.cfg"))},
         "dags": {str(path.relative_to(HOME / "dags")): sha(path) for path in sorted(HOME.glob("dags/**/*.py"))},
         "hosts": {other: resolve(other) for other in lab.hosts},
         "unreachable": [f"{host}:{port}" for (host, port), ok in zip(needed, reached, strict=True) if not ok],

@@ -114,7 +114,10 @@ def test_five_tasks_run_at_once_on_both_workers(airflow: Airflow, topology: Topo
 
 def test_length_of_the_parallel_tasks_is_a_parameter(airflow: Airflow, topology: Topology) -> None:
     run_id = airflow.trigger("celery_parallel_demo", seconds=0)
-    assert airflow.wait("celery_parallel_demo", run_id, within=60)["duration"] < 30 * topology.time_factor
+    run = airflow.wait("celery_parallel_demo", run_id, within=60)
+    assert run["state"] == "success", airflow.states("celery_parallel_demo", run_id)
+    assert len(airflow.tasks("celery_parallel_demo", run_id)) == 5
+    assert run["duration"] < 30 * topology.time_factor
 
 
 def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
@@ -138,8 +141,9 @@ def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
 def test_a_month_of_stocks_again_changes_nothing(airflow: Airflow, lab_database: psycopg.Connection[Any]) -> None:
     airflow.unpause(STOCKS)
     run_id = f"scheduled__{MONTHS[0]}-01T00:00:00+00:00"
-    airflow.wait(STOCKS, run_id, within=120)
+    assert airflow.wait(STOCKS, run_id, within=120)["state"] == "success", airflow.states(STOCKS, run_id)
     before = stored(lab_database)
+    assert before
     tries = {task["map_index"]: task["try_number"] for task in airflow.tasks(STOCKS, run_id)}
     cleared = airflow.http.post(f"/api/v2/dags/{STOCKS}/dagRuns/{run_id}/clear", json={"dry_run": False})
     cleared.raise_for_status()

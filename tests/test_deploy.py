@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from lab.client import Airflow, eventually
 from lab.topology import ROOT
 from tests.test_provisioning import check_unchanged
+from tests.unit.test_bad_input import Checkout
 
 NETWORK = "airflow-lab-servers"
 SUBNET = "192.168.60"
@@ -21,12 +25,31 @@ SERVERS: dict[str, dict[str, Any]] = {
     "control": {"roles": ["api_server", "scheduler", "dag_processor", "triggerer"]},
     "runner": {"roles": ["worker"], "queues": ["default", "queue_1", "queue_2"]},
 }
-# What a server is before anyone has touched it.
+USERS = {"data": "root", "control": "admin", "runner": "root"}
+# What a server is before anyone has touched it. Root may log in, and admin, who may use sudo without a password.
 PLAIN = """
-apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server
-install -d -m 0700 /root/.ssh && echo '{key}' >/root/.ssh/authorized_keys
+apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server sudo
+useradd --create-home --shell /bin/bash admin && echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin
+for user in root admin; do
+  home=$(getent passwd $user | cut -d : -f 6)
+  install -d -m 0700 -o $user $home/.ssh
+  echo '{key}' >$home/.ssh/authorized_keys && chown $user $home/.ssh/authorized_keys
+done
 install -d /etc/systemd/system/service.d
 printf '[Service]\\nPrivateUsers=no\\n' >/etc/systemd/system/service.d/container.conf
+"""
+GOES = """
+from airflow.sdk import dag, task
+
+@dag
+def goes():
+    @task
+    def work():
+        print("Goodbye")
+
+    work()
+
+goes()
 """
 RUN = [
     *("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined", "--cgroupns=private"),
@@ -54,14 +77,28 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for number, name in enumerate(names, 10):
             address = ["--network", NETWORK, "--ip", f"{SUBNET}.{number}"]
             docker("run", "--detach", "--name", name, *address, *RUN, f"{NETWORK}:plain")
-        yield f"ssh -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -l root"
+        config = folder / "config"
+        users = "".join(f"Host {SUBNET}.{number}\n  User {user}\n" for number, user in enumerate(USERS.values(), 10))
+        common = f"Host *\n  IdentityFile {key}\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
+        config.write_text(users + common)
+        for number in range(10, 10 + len(names)):
+            eventually(partial(_has_sshd, f"{SUBNET}.{number}"), within=60)
+        yield f"ssh -F {config} -o BatchMode=yes"
     finally:
         subprocess.run(["docker", "rm", "--force", NETWORK, *names], capture_output=True, check=False)
         subprocess.run(["docker", "image", "rm", f"{NETWORK}:plain"], capture_output=True, check=False)
         subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True, check=False)
 
 
+def _has_sshd(address: str) -> None:
+    try:
+        socket.create_connection((address, 22), timeout=5).close()
+    except OSError as error:
+        raise AssertionError(error) from error
+
+
 def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "checkout").root
     lab = json.loads((ROOT / "config" / "lab.json").read_text())
     machines = {
         name: server | {"address": f"{SUBNET}.{number}", "memory_mb": 1024}
@@ -69,14 +106,29 @@ def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tm
     }
     inventory = tmp_path / "servers.json"
     inventory.write_text(json.dumps(lab | {"machines": machines, "network": f"{SUBNET}.0/24", "workers": 1}))
-    deploy = ["bin/lab", "deploy", str(inventory), "--ssh", ssh]
-    subprocess.run(deploy, check=True, cwd=ROOT)
+    (checkout / "dags" / "goes.py").write_text(GOES)
+    # The checkout is a copy, to delete a DAG of; the caller's folder is another.
+    deploy = [sys.executable, "-m", "lab.cli", "deploy", "../servers.json", "--ssh", ssh]
+    subprocess.run(deploy, check=True, cwd=checkout)
     password = json.loads((tmp_path / "servers" / "secrets.json").read_text())["airflow_admin_password"]
     airflow = eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
     assert airflow.wait("dist_example", airflow.trigger("dist_example"), within=120)["state"] == "success"
-    subprocess.run(deploy, check=True, cwd=ROOT)
+    eventually(lambda: _knows(airflow, goes=True), within=120)
+
+    (checkout / "dags" / "goes.py").unlink()
+    subprocess.run(deploy, check=True, cwd=checkout)
     for name in SERVERS:
         check_unchanged((tmp_path / "servers" / f"{name}.log").read_text())
+        found = docker("exec", f"{NETWORK}-{name}", "ls", "/opt/airflow/dags", "/vagrant").split()
+        assert "dist_example.py" in found
+        assert "goes.py" not in found
+    eventually(lambda: _knows(airflow, goes=False), within=120)
+
+
+def _knows(airflow: Airflow, *, goes: bool) -> None:
+    dags = {dag["dag_id"] for dag in airflow.get("dags")["dags"]}
+    assert "dist_example" in dags
+    assert ("goes" in dags) == goes
 
 
 def _login(url: str, password: str) -> Airflow:

@@ -65,13 +65,14 @@ def test_doctor_finds_nothing_in_a_whole_lab() -> None:
 
 
 def test_doctor_names_what_does_not_fit_and_the_cure_cures_it(machines: Machines) -> None:
-    machines.guest("worker1").run("echo '# changed by hand' >>/opt/airflow/airflow.cfg")
+    # What the worker reads, on this broker; airflow.cfg is its log server's alone.
+    machines.guest("worker1").run("echo '# changed by hand' >>/opt/airflow/airflow-redis.cfg")
     machines.guest("master1").run(
         "sed 's/.* worker2$/192.168.56.99 worker2/' /etc/hosts >/tmp/h && cat /tmp/h >/etc/hosts"
     )
     lab("fault", "partition", "worker2", "database")
     shown = lab("doctor", code=1)
-    assert "worker1: its airflow.cfg differs from the others'\n  cure: vagrant provision worker1" in shown
+    assert "worker1: its airflow-redis.cfg differs from the others'\n  cure: vagrant provision worker1" in shown
     assert "master1: resolves worker2 to 192.168.56.99, not 192.168.56.22\n  cure: vagrant provision master1" in shown
     assert "worker2: does not reach broker:5432\n  cure: lab heal" in shown
     for name in ("worker1", "master1"):

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from lab import faults
+from lab.client import eventually
 from lab.machines import Guest, Machines
 from tests.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
 
@@ -59,6 +60,12 @@ def test_clock_goes_wrong_and_is_put_right(machines: Machines, broker: Guest) ->
     assert abs(time.time() - float(broker.run("date +%s"))) < 10
 
 
+def test_clock_that_is_wrong_by_little_is_put_right_too(machines: Machines, broker: Guest) -> None:
+    faults.FAULTS["skew"].inject(machines, "broker", "1")
+    assert "broker on-time" in faults.mend(machines, "broker")
+    assert broker.run("systemctl is-active systemd-timesyncd") == "active"
+
+
 def test_disk_fills_up_and_is_emptied(machines: Machines, broker: Guest) -> None:
     write = "runuser -u vagrant -- dd if=/dev/zero of=/home/vagrant/more bs=1M count=8"
     faults.FAULTS["fill"].inject(machines, "broker", "")
@@ -68,9 +75,34 @@ def test_disk_fills_up_and_is_emptied(machines: Machines, broker: Guest) -> None
     broker.run(f"{write} && rm /home/vagrant/more")
 
 
+def answer(connection: socket.socket) -> bytes:
+    """Send Redis a request and return its answer, or b"" if the connection is ended; TimeoutError if nothing comes.
+
+    Without a password the answer is a refusal, which is as good.
+    """
+    try:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(100)
+    except (BrokenPipeError, ConnectionResetError):
+        return b""
+
+
 def test_power_off_ends_no_connection(machines: Machines, broker: Guest) -> None:
     address = (broker.machine.address, machines.topology.ports["redis"])
-    with socket.create_connection(address, timeout=30) as connection:
+    with connected(address) as connection:  # what a connection that is ended looks like from here
+        faults.FAULTS["kill"].inject(machines, "broker", "queue")
+        assert answer(connection) == b""
+    with eventually(lambda: connected(address), within=60) as connection:
         faults.FAULTS["crash"].inject(machines, "broker", "")
         with pytest.raises(TimeoutError):
-            connection.recv(1)
+            answer(connection)
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    """Return a connection over which Redis has just answered; AssertionError if there is none."""
+    try:
+        connection = socket.create_connection(address, timeout=30)
+    except OSError as error:
+        raise AssertionError(error) from error
+    assert answer(connection), "ended"
+    return connection

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.doctor import findings
 from lab.topology import Topology
+from provision import examine
+
+CONFIGS = {"airflow.cfg": "a", "airflow-redis.cfg": "r", "airflow-rabbitmq.cfg": "q"}
 
 
 def answers(topology: Topology) -> dict[str, dict[str, Any]]:
     answer = {
-        "airflow.cfg": "a",
+        "configs": dict(CONFIGS),
         "packages": "p",
         "secrets": {"secret_key": "s"},
         "dags": {"ledger.py": "l"},
@@ -32,7 +36,9 @@ def test_machines_that_fit_have_nothing_to_be_found() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "wrong"),
     [
-        ("airflow.cfg", "b", "its airflow.cfg differs from the others'"),
+        ("configs", CONFIGS | {"airflow.cfg": "b"}, "its airflow.cfg differs from the others'"),
+        ("configs", CONFIGS | {"airflow-redis.cfg": "b"}, "its airflow-redis.cfg differs from the others'"),
+        ("configs", CONFIGS | {"airflow-rabbitmq.cfg": "b"}, "its airflow-rabbitmq.cfg differs from the others'"),
         ("packages", "q", "its Python packages differ from the others'"),
         ("secrets", {"secret_key": "t"}, "the secret secret_key differs from the others'"),
         ("dags", {"ledger.py": "m"}, "the DAG file ledger.py differs from the others'"),
@@ -61,8 +67,23 @@ def test_name_that_resolves_wrongly_is_found() -> None:
     ]
 
 
-def test_secret_that_a_machine_does_not_need_is_not_missed() -> None:
+@pytest.mark.parametrize("key", ["secrets", "configs"])
+def test_file_that_a_machine_does_not_need_is_not_missed(key: str) -> None:
     topology = Topology.load()
     given = answers(topology)
-    given["worker1"]["secrets"] = {}
+    given["worker1"][key] = {}
     assert [*findings(topology, given)] == []
+
+
+def test_every_configuration_of_airflow_on_a_machine_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = Topology.load()
+    for name in ("airflow.cfg", "airflow-redis.cfg", "airflow-rabbitmq.cfg", "airflow.env"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(examine, "HOME", tmp_path)
+    monkeypatch.setattr(examine, "reaches", lambda _: True)
+    monkeypatch.setattr(examine, "resolve", lambda name: topology.hosts[name])
+    found: dict[str, Any] = examine.examine(topology, "worker1")
+    assert found["configs"].keys() == CONFIGS.keys()
+    assert len(set(found["configs"].values())) == 3

@@ -1,0 +1,118 @@
+"""The ledger's writes, each sent twice: the first time the answer is lost, as when a connection breaks."""
+
+from __future__ import annotations
+
+import importlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from lab.ledger import Judgement, judge, read
+
+RUN = "run"
+dag: Any = importlib.import_module("dags.ledger")
+# The table as it was before entries had a token.
+OLD_TABLE = """
+    CREATE TABLE tries (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        run_id text NOT NULL, task int NOT NULL, try int NOT NULL, host text NOT NULL,
+        started timestamptz NOT NULL DEFAULT clock_timestamp(),
+        seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+        ended timestamptz,
+        stands boolean NOT NULL DEFAULT false
+    )
+"""
+
+
+@pytest.fixture(params=["new", "old"])
+def table(request: pytest.FixtureRequest, lab_database: psycopg.Connection[Any]) -> Iterator[Any]:
+    """A schema of its own in the lab's database, with the table `tries`."""
+    schema = f"test_{uuid.uuid4().hex}"
+    lab_database.execute(f"CREATE SCHEMA {schema}")
+    lab_database.execute(f"SET search_path TO {schema}")
+    if request.param == "old":
+        lab_database.execute(OLD_TABLE)
+        lab_database.execute("INSERT INTO tries (run_id, task, try, host) VALUES ('earlier', 0, 1, 'worker1')")
+    try:
+        for _ in range(2):  # each run of the DAG creates what is not there
+            for statement in dag.SCHEMA:
+                lab_database.execute(statement)
+        yield lab_database
+    finally:
+        lab_database.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+class Forgetful:
+    """A connection and its cursor: what it is told is done, but the first answer to each statement is lost."""
+
+    autocommit = True
+
+    def __init__(self, database: psycopg.Connection[Any]) -> None:
+        self.database = database
+        self.seen: set[Any] = set()
+
+    def cursor(self) -> Forgetful:
+        return self
+
+    def __enter__(self) -> Forgetful:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self, sql: str, values: tuple[object, ...]) -> None:
+        self.row = self.database.execute(sql, values).fetchone()
+        self.first = (sql, values) not in self.seen
+        self.seen.add((sql, values))
+
+    def fetchone(self) -> Any:
+        if self.first:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return self.row
+
+
+@pytest.fixture
+def entries(table: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The ledger as a task has it, its answers lost once each."""
+    ledger = dag.Ledger.__new__(dag.Ledger)
+    connection = Forgetful(table)
+    ledger.hook = type("Hook", (), {"get_conn": lambda _: connection})()
+    ledger.connection = None
+    monkeypatch.setattr(dag.Ledger.write.retry, "sleep", lambda _: None)
+    return ledger
+
+
+def test_entry_is_made_once_though_the_answer_is_lost(table: Any, entries: Any) -> None:
+    entry = entries.begin(RUN, 0, 1)
+    other = entries.begin(RUN, 0, 1)  # Celery brought the same try to two workers
+    assert entry != other
+    assert len(read(table, RUN)) == 2
+
+
+def test_effect_of_a_task_stands_though_the_answer_is_lost(table: Any, entries: Any) -> None:
+    entry = entries.begin(RUN, 0, 1)
+    entries.write(dag.SEEN, entry)
+    entries.write(dag.END, entry)
+    tries = read(table, RUN)
+    assert [(one.number, one.stands) for one in tries] == [(1, True)]
+    assert judge(tries, {0: "success"}) == Judgement()
+
+
+def test_end_keeps_its_moment(table: Any, entries: Any) -> None:
+    entry = entries.begin(RUN, 0, 1)
+    entries.write(dag.END, entry)
+    before = read(table, RUN)
+    entries.write(dag.END, entry)
+    assert read(table, RUN) == before
+
+
+def test_effect_stands_once_though_two_tries_end(table: Any, entries: Any) -> None:
+    first, second = entries.begin(RUN, 0, 1), entries.begin(RUN, 0, 2)
+    entries.write(dag.END, second)
+    entries.write(dag.END, first)
+    tries = read(table, RUN)
+    assert {one.number: one.stands for one in tries} == {1: False, 2: True}
+    assert judge(tries, {0: "success"}).repeated == [0]
