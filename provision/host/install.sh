@@ -21,8 +21,11 @@ configure() {
   echo "airflow-lab: $1. NixOS takes this from its configuration: add $2 (nixosModules.host of this flake has the daemons), then call nixos-rebuild switch" >&2
   exit 1
 }
-# Whether docker.io would replace a command, or need the removal of its package.
-foreign() { ! lacks "$1" && ! dpkg --search "$(readlink -f "$(command -v "$1")")" 2>/dev/null | grep -qE '^docker(\.io|-cli):'; }
+# Whether docker.io would need the removal of a command's package. A command of no package stays where it is.
+foreign() {
+  owner=$(dpkg --search "$(readlink -f "$(command -v "$1")")" 2>/dev/null) || return 1
+  ! echo "$owner" | grep -qE '^docker(\.io|-cli):'
+}
 
 # Chosen now, or earlier, or in config/lab.json.
 provider=${PROVIDER:-$(cat .lab/choices.json config/lab.json 2>/dev/null | sed -n 's/.*"provider": "\([a-z]*\)".*/\1/p' | head -n 1)}

@@ -234,9 +234,9 @@ def test_engine_of_another_package_is_started(debian: Debian) -> None:
     assert debian.installed == []
 
 
-@pytest.mark.parametrize("package", ["", "docker-cli", "docker.io"])
-def test_installing_docker_removes_no_package(debian: Debian, package: str) -> None:
-    if package:
+@pytest.mark.parametrize("package", [None, "", "docker-cli", "docker.io"])
+def test_installing_docker_removes_no_package(debian: Debian, package: str | None) -> None:
+    if package is not None:  # "": a client that no package has, in /usr/local/bin
         debian.docker("exit 1", package)
     debian.install()
     assert "apt-get update -qq" in debian.installed
