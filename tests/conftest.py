@@ -89,7 +89,7 @@ def airflow() -> Airflow:
 def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Client]:
     """Flower's API, as its user reaches it."""
     url = f"http://{topology.reach('flower', 'flower')}/api"
-    with httpx.Client(base_url=url, auth=("admin", secret["flower_password"]), timeout=30) as client:
+    with httpx.Client(base_url=url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False) as client:
         yield client
 
 

@@ -148,15 +148,15 @@ def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
 @pytest.mark.parametrize("path", ["/", "/metrics", "/healthcheck", "/api/workers"])
 def test_flower_answers_only_with_its_password(topology: Topology, secret: dict[str, str], path: str) -> None:
     url = f"http://{topology.reach('flower', 'flower')}{path}"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, auth=("admin", "wrong")).status_code == 401
-    assert httpx.get(url, auth=("admin", secret["flower_password"]), timeout=30).status_code == 200
+    assert httpx.get(url, trust_env=False).status_code == 401
+    assert httpx.get(url, auth=("admin", "wrong"), trust_env=False).status_code == 401
+    assert httpx.get(url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False).status_code == 200
 
 
 def test_airflow_answers_only_who_has_logged_in(topology: Topology) -> None:
     url = f"http://{topology.reach('load_balancer', 'load_balancer')}"
-    assert httpx.get(f"{url}/api/v2/dags").status_code == 401
-    answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"})
+    assert httpx.get(f"{url}/api/v2/dags", trust_env=False).status_code == 401
+    answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, trust_env=False)
     assert answer.status_code == 401
 
 
