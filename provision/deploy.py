@@ -10,7 +10,7 @@ from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt
 
 from lab.topology import Topology
-from provision.operations import Context, template
+from provision.operations import Context, refuse_changed_secrets, template
 from provision.roles import airflow, base, components, database, load_balancer, queue
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
@@ -31,6 +31,7 @@ STEPS = (
     (components, None),
 )
 
+refuse_changed_secrets(context.secrets)
 steps = [module for module, role in STEPS if role is None or context.has(role)]
 preset = Path(base.__file__).parent / "airflow-lab.preset"
 template(preset, "/etc/systemd/system-preset/00-airflow-lab.preset", folder=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,24 @@ def let_go(unit: str, *, leave: str) -> None:
 
 def _is(unit: str, state: str) -> bool:
     return host.get_fact(Command, f"systemctl is-{state} {unit} || true") == state
+
+
+def refuse_changed_secrets(secrets: Mapping[str, str], known: Path = Path(STAMPS, "secrets.json")) -> None:
+    """Exit if this machine was given another value of a secret before; else note a digest of each.
+
+    Airflow knows one `jwt_secret` and PostgreSQL one password a role: while machine after machine got a new one, tasks
+    and services with the old one would be refused.
+    """
+    before = json.loads(known.read_text()) if known.exists() else {}
+    now = {name: digest(value) for name, value in secrets.items()}
+    if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
+        sys.exit(
+            f"==> lab: {', '.join(changed)} in .lab/secrets.json: this machine has another value, and secrets cannot "
+            "change while the lab runs. Put the former file back, or `vagrant destroy -f` and `vagrant up`."
+        )
+    if now:
+        files.directory(name=f"Create {known.parent}", path=str(known.parent))
+        put(json.dumps(before | now), str(known))
 
 
 def once(name: str, *, key: str, digest: str, commands: list[str]) -> None:
