@@ -25,16 +25,19 @@ PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
         "state": ("docker", "inspect", "--format", "{{.State.Status}}"),
         "freeze": ("docker", "pause"),
         "thaw": ("docker", "unpause"),
+        "cut": ("docker", "kill"),
     },
     "libvirt": {
         "state": (*VIRSH, "domstate"),
         "freeze": (*VIRSH, "suspend"),
         "thaw": (*VIRSH, "resume"),
+        "cut": (*VIRSH, "destroy"),
     },
     "virtualbox": {
         "state": ("sh", "-c", "VBoxManage showvminfo --machinereadable $0 | sed -n 's/^VMState=\"\\(.*\\)\"/\\1/p'"),
         "freeze": ("sh", "-c", "VBoxManage controlvm $0 pause"),
         "thaw": ("sh", "-c", "VBoxManage controlvm $0 resume"),
+        "cut": ("sh", "-c", "VBoxManage controlvm $0 poweroff"),
     },
 }
 RUNNING, FROZEN = "running", "paused"

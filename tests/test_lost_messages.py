@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -20,6 +21,19 @@ WITHIN = 30  # seconds from the death of a worker until a task whose message it 
 DAG = "ledger"
 QUEUE = "queue_1"
 TAG = "a-message-that-a-dead-worker-had-received"
+
+
+@contextmanager
+def stopped_schedulers(machines: Machines, topology: Topology) -> Iterator[None]:
+    """Stop the processes of the schedulers, and have them continue."""
+    guests = [machines.guest(machine.name) for machine in topology.with_role("scheduler")]
+    for guest in guests:
+        guest.run("systemctl kill --signal STOP airflow-scheduler")
+    try:
+        yield
+    finally:
+        for guest in guests:
+            guest.run("systemctl kill --signal CONT airflow-scheduler")
 
 
 def receive_and_die(broker: redis.Redis) -> None:
@@ -47,8 +61,9 @@ def test_task_without_a_message_is_named_and_runs_at_its_first_attempt(
     with stopped_workers(machines, topology):
         run_id = airflow.trigger("dist_example")
         eventually(lambda: _waits(server(topology, secret)), within=60, every=0.2)
-        take(server(topology, secret))
-        eventually(lambda: _named(machines), within=30)
+        with stopped_schedulers(machines, topology):  # they would send it again, soon
+            take(server(topology, secret))
+            eventually(lambda: _named(machines), within=30)
     run = airflow.wait("dist_example", run_id, within=WITHIN + 30)  # the workers have to start
     assert run["state"] == "success"
     assert {task["try_number"] for task in airflow.tasks("dist_example", run_id)} == {1}
