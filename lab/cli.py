@@ -79,7 +79,8 @@ def screen(found: status_.Status) -> Group:
         beats.add_row(role, "  ".join(f"{name} {age:.0f}" for name, age in sorted(ages.items())))
     workers = Table("worker", "running", "takes tasks from", box=None, pad_edge=False)
     for name, worker in found.workers.items():
-        workers.add_row(name, str(worker["running"]), ", ".join(worker["queues"]) or f"{BAD} nothing")
+        before = f" ({worker['draining']} by the worker before)" if worker["draining"] else ""
+        workers.add_row(name, f"{worker['running']}{before}", ", ".join(worker["queues"]) or f"{BAD} nothing")
     queues = "  ".join(f"{name} {depth}" for name, depth in found.queues.items())
     tasks = "  ".join(f"{count} {state}" for state, count in found.tasks.items()) or "none left"
     database = (

@@ -80,9 +80,11 @@ def services(topology: Topology, machine: str) -> dict[str, str]:
         "scheduler": "airflow-scheduler",
         "dag_processor": "airflow-dag-processor",
         "triggerer": "airflow-triggerer",
-        "worker": f"airflow-worker@{topology.broker}",
+        "worker": "airflow-worker",
+        "log_server": "airflow-log-server",
     }
-    return {role: units[role] for role in topology[machine].roles}
+    roles = topology[machine].roles
+    return {role: units[role] for role in (*roles, *["log_server"] * ("worker" in roles))}
 
 
 def endpoints(topology: Topology, peer: str) -> list[str]:

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from lab.client import Airflow, connect, secrets
 from lab.faults import services
 from lab.machines import Machines
-from lab.topology import Topology
+from lab.topology import QUEUE_UNITS, Topology
 
 JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 ANSWER = 4  # seconds that a machine or a worker has to answer
@@ -34,7 +34,7 @@ class Status:
     broker: str
     services: dict[str, dict[str, str]] = field(default_factory=dict)  # machine: role: systemd's ActiveState
     heartbeats: dict[str, dict[str, float]] = field(default_factory=dict)  # role: machine: seconds ago
-    workers: dict[str, dict[str, Any]] = field(default_factory=dict)  # machine: queues, running
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)  # machine: queues, running, draining
     queues: dict[str, int] = field(default_factory=dict)  # queue: tasks that wait in it
     tasks: dict[str, int] = field(default_factory=dict)  # Airflow's state: task instances
     runs: list[dict[str, str]] = field(default_factory=list)  # the newest DAG runs
@@ -84,16 +84,22 @@ def _wait(topology: Topology) -> int:
 def _services(status: Status, machines: Machines, name: str) -> None:
     units = services(machines.topology, name)
     wait = _wait(machines.topology)
-    show = f"systemctl show --value --property ActiveState {' '.join(units.values())}"
+    left = [unit for broker, unit in QUEUE_UNITS.items() if broker != machines.topology.broker and "queue" in units]
+    show = f"systemctl show --value --property ActiveState {' '.join([*units.values(), *left])}"
     command = ["ssh", "-F", str(machines.ssh_config), "-o", f"ConnectTimeout={wait}", name, show]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=2 * wait, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         status.problems.append(f"{name}: does not answer (vagrant up {name}, or lab heal)")
         return
-    states = dict(zip(units, done.stdout.split(), strict=True))
-    status.services[name] = states
-    for role, state in states.items():
+    states = dict(zip([*units, *left], done.stdout.split(), strict=True))
+    status.services[name] = {role: states[role] for role in units}
+    status.problems += [
+        f"{name}: {unit} still runs: the move has not ended (vagrant provision says what it waits for)"
+        for unit in left
+        if states[unit] == "active"
+    ]
+    for role, state in status.services[name].items():
         if state != "active":
             status.problems.append(f"{name}: {role} is {state} (vagrant ssh {name} -c 'journalctl -u {units[role]}')")
 
@@ -135,16 +141,31 @@ def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
 
 
 def _workers(status: Status, topology: Topology) -> None:
-    machines = topology.with_role("worker")
-    names = [f"celery@{machine.name}" for machine in machines]
-    inspect = celery(topology).control.inspect(names, timeout=_wait(topology))
+    """Ask each Celery worker: a machine has several while one is replaced by the next."""
+    names = {machine.name for machine in topology.machines}
+    query = "SELECT machine, unit, service, broker FROM broker_clients"
+    with connect(topology) as connection:
+        clients = [row for row in connection.execute(query).fetchall() if row[0] in names]
+    status.problems += [
+        f"{machine}: {unit} still works with {broker}"
+        for machine, unit, _, broker in clients
+        if broker != topology.broker
+    ]
+    nodes = {
+        f"celery@{machine}-{unit.rpartition('-')[2]}": machine
+        for machine, unit, service, broker in clients
+        if service == "worker" and broker == topology.broker
+    }
+    inspect = celery(topology).control.inspect(list(nodes), timeout=_wait(topology))
     queues, active = inspect.active_queues() or {}, inspect.active() or {}
-    for machine in machines:
-        node = f"celery@{machine.name}"
-        listens = [queue["name"] for queue in queues.get(node, [])]
-        status.workers[machine.name] = {"queues": listens, "running": len(active.get(node, []))}
-        if missing := sorted(set(machine.queues) - set(listens)):
-            status.problems.append(f"{machine.name}: takes no tasks from {', '.join(missing)}")
+    for worker in topology.with_role("worker"):
+        own = [node for node, machine in nodes.items() if machine == worker.name]
+        listens = sorted({queue["name"] for node in own for queue in queues.get(node, [])})
+        running = {node: len(active.get(node, [])) for node in own}
+        draining = sum(count for node, count in running.items() if node in queues and not queues[node])
+        status.workers[worker.name] = {"queues": listens, "running": sum(running.values()), "draining": draining}
+        if missing := sorted(set(worker.queues) - set(listens)):
+            status.problems.append(f"{worker.name}: takes no tasks from {', '.join(missing)}")
 
 
 def _queues(status: Status, topology: Topology) -> None:

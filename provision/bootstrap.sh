@@ -47,4 +47,7 @@ fi
 
 cd "$here"
 export PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1
-exec "$venv/bin/pyinfra" --yes inventory.py deploy.py
+"$venv/bin/pyinfra" --yes inventory.py deploy.py
+for file in /run/airflow-lab/retiring-*; do
+  if [ -s "$file" ]; then echo "==> lab: the worker before this change ends by itself; it waits for $(cat "$file")"; fi
+done

@@ -1,7 +1,7 @@
 """Restarts this machine's worker if it is connected but takes no tasks, which `celery inspect ping` does not show.
 
 Seen after a queue server went away and came back: apache/airflow#26542, #63580, celery/celery#8030, #9054. A timer
-runs it with Airflow's environment, as root; a worker is restarted when it was deaf twice in a row.
+runs it with Airflow's environment, as root; a worker is restarted when it took none twice in a row.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from celery import Celery
-from kombu.exceptions import OperationalError
-
-from lab.topology import QUEUE_UNITS, Topology
+from lab.topology import Topology
+from provision.broker_client import BrokerClient, OperationalError
+from provision.worker_switch import draining, node, unit, workers
 
 HERE = socket.gethostname()
 LAB = Topology.of_this_machine()
@@ -28,34 +27,32 @@ def seconds_up(unit: str) -> float:
     return time.monotonic() - int(shown[-1]) / 1e6 if "active" in shown else 0
 
 
-def listens(url: str) -> list[str] | None:
-    """Return the queues that this machine's worker takes tasks from, None if the broker does not answer."""
-    app = Celery(broker=url, set_as_current=False)
+def listens(broker: str, name: str) -> list[str] | None:
+    """Return the queues that a worker takes tasks from, None if the broker does not answer."""
     try:
-        answer = app.control.inspect(destination=[f"celery@{HERE}"], timeout=5 * LAB.time_factor).active_queues() or {}
+        return BrokerClient(broker, 5 * LAB.time_factor).listens(name) or []
     except (OperationalError, OSError):
         return None
-    return [queue["name"] for queues in answer.values() for queue in queues]
 
 
-def watch(broker: str, wanted: set[str]) -> None:
-    unit = f"airflow-worker@{broker}.service"
-    deaf = Path(f"/run/airflow-worker-{broker}.deaf")
-    if seconds_up(unit) < SETTLED:
-        deaf.unlink(missing_ok=True)
+def watch(number: str, broker: str, wanted: set[str]) -> None:
+    service = f"{unit(number)}.service"
+    stalled = Path(f"/run/airflow-lab/stalled-{number}")
+    stalled.parent.mkdir(exist_ok=True)
+    if seconds_up(service) < SETTLED or draining(number).exists():
+        stalled.unlink(missing_ok=True)
         return
-    queues = listens(Path(f"/opt/airflow/secrets/broker_url_{broker}").read_text())
+    queues = listens(broker, node(number))
     if queues is None or set(queues) >= wanted:
-        deaf.unlink(missing_ok=True)
-    elif not deaf.exists():
-        deaf.touch()
+        stalled.unlink(missing_ok=True)
+    elif not stalled.exists():
+        stalled.touch()
     else:
-        deaf.unlink()
-        print(f"{unit} is connected but listens to {queues}, not to {sorted(wanted)}: restarting it", flush=True)
-        subprocess.run(["systemctl", "restart", "--no-block", unit], check=True)
+        stalled.unlink()
+        print(f"{service} is connected but listens to {queues}, not to {sorted(wanted)}: restarting it", flush=True)
+        subprocess.run(["systemctl", "restart", "--no-block", service], check=True)
 
 
 if __name__ == "__main__":
-    queues = set(LAB[HERE].queues)
-    for broker in QUEUE_UNITS:
-        watch(broker, queues)
+    for number, worker in workers().items():
+        watch(number, worker["broker"], set(LAB[HERE].queues))

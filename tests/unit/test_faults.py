@@ -37,7 +37,7 @@ def test_queue_is_the_chosen_broker() -> None:
     lab = replace(LAB, broker="rabbitmq")
     assert endpoints(lab, "queue") == ["192.168.56.10 5672"]
     assert services(lab, "broker")["queue"] == "rabbitmq-server"
-    assert services(lab, "worker1") == {"worker": "airflow-worker@rabbitmq"}
+    assert services(lab, "worker1") == {"worker": "airflow-worker", "log_server": "airflow-log-server"}
 
 
 def test_peer_that_there_is_not_is_named_with_those_that_there_are() -> None:

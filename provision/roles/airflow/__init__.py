@@ -21,11 +21,14 @@ PACKAGES = ("libpq5",)
 HOME = "/opt/airflow"
 COMMON = f"{HOME}/airflow.cfg"
 BROKERS = tuple(QUEUE_UNITS)
-VENV = f"{HOME}/venv"
+VENV = f"{HOME}/venv"  # a link to the environment of the lock
 # Airflow has this folder in its path.
 MODULES = {name: f"{HOME}/config/{name}.py" for name in ("lab_executor", "heartbeat_path", "message_lease")}
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
+# One folder a lock: what runs goes on with the one that it was started from.
+ENVIRONMENT = f"{HOME}/venvs/{digest(LOCK.read_text())[:12]}"
+UNITS = "/etc/systemd/system/airflow-*.service"
 ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
 
 # What every Airflow service reads, beside its configuration.
@@ -46,10 +49,13 @@ def install() -> None:
         key="environment",
         digest=digest(LOCK.read_text()),
         commands=[
-            f"[ -x {VENV}/bin/python ] || {uv} venv --quiet --python /usr/bin/python3 {VENV}",
+            # Those that no service uses any more: the one before this is left to what still runs.
+            f"for old in {HOME}/venvs/*; do grep -qsF $old {UNITS} || rm -rf $old; done",
+            f"[ -x {ENVIRONMENT}/bin/python ] || {uv} venv --quiet --python /usr/bin/python3 {ENVIRONMENT}",
             # Not in /tmp, which is in memory on a real machine.
             f"TMPDIR=/var/tmp {uv} pip sync --quiet --no-cache --require-hashes --compile-bytecode"
-            f" --python {VENV}/bin/python {LOCK}",
+            f" --python {ENVIRONMENT}/bin/python {LOCK}",
+            f"ln -sfn {ENVIRONMENT} {VENV}",
         ],
     )
 

@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyinfra import host
+from pyinfra.facts.server import Command
+from pyinfra.operations import server
+
 from lab.topology import Machine, Topology
-from provision.operations import Context, keep, let_go, rolling_restart, service, template
+from provision.operations import Context, rolling_restart, service, template
 from provision.roles import airflow
 
 HERE = Path(__file__).parent
 PACKAGES = ()
 ETC = "/etc/systemd/system"
 WAIT = "airflow-database.service"
+TEMPLATE = "/etc/airflow-lab/airflow-worker.service"
 ROLLING = ("api_server", "scheduler", "dag_processor", "triggerer")  # roles that another machine has too
 
 
@@ -30,6 +35,7 @@ class Component:
     needs_database: bool = True
     registers: str = ""
     stop_timeout: int = 20
+    alias: str = ""
 
 
 def components(lab: Topology, machine: Machine) -> list[Component]:
@@ -47,18 +53,19 @@ def components(lab: Topology, machine: Machine) -> list[Component]:
         ),
         Component("airflow-dag-processor", "DAG processor", "dag_processor", "airflow dag-processor"),
         Component("airflow-triggerer", "triggerer", "triggerer", "airflow triggerer"),
-        # One a broker, so that two can run while the lab moves. Stopping takes no new tasks and waits for those
-        # that run. Workers need no news of each other.
+        # Several may run: each is a unit with a number of its own (`provision/worker_switch.py`). Workers need no news
+        # of each other.
         Component(
-            f"airflow-worker@{lab.broker}",
-            "Celery worker on %i",
+            "airflow-worker-@NUMBER@",
+            f"Celery worker @NUMBER@, on {lab.broker}",
             "worker",
             f"airflow celery worker --queues {queues} --without-mingle --without-gossip --skip-serve-logs"
-            f" --pid /run/airflow-worker-%i/pid",
-            config=airflow.config_of("%i"),
+            f" --celery-hostname {machine.name}-@NUMBER@ --pid /run/airflow-worker-@NUMBER@/pid",
+            config=airflow.config_of(lab.broker),
             needs_database=False,
             registers="worker",
             stop_timeout=50,
+            alias="airflow-worker.service",
         ),
         # Apart from the workers, of which there may be two.
         Component(
@@ -82,8 +89,8 @@ def components(lab: Topology, machine: Machine) -> list[Component]:
 
 
 def units(lab: Topology, machine: Machine) -> list[str]:
-    """Return the systemd units of Airflow's own services on a machine."""
-    return [f"{component.unit}.service" for component in components(lab, machine)]
+    """Return the systemd units of Airflow's own services on a machine, by the names that do not change."""
+    return [component.alias or f"{component.unit}.service" for component in components(lab, machine)]
 
 
 def configure(context: Context) -> None:
@@ -93,18 +100,25 @@ def configure(context: Context) -> None:
         path = template(HERE / "airflow-database.service.j2", f"{ETC}/{WAIT}", script=script)
         service(WAIT, reads=[path, script, airflow.SECRETS], wait=False)
     if "worker" in machine.roles:
-        leave(context)
         watch(context)
     for component in components(lab, machine):
-        name, at, _ = component.unit.partition("@")
+        unit = TEMPLATE if component.role == "worker" and component.alias else f"{ETC}/{component.unit}.service"
         path = template(
-            HERE / "airflow-component.service.j2", f"{ETC}/{name}{at}.service", component=component, broker=lab.broker
+            HERE / "airflow-component.service.j2",
+            unit,
+            component=component,
+            broker=lab.broker,
+            venv=airflow.ENVIRONMENT,
         )
         # airflow.cfg itself changes with the broker, which is nothing to what does not work with one: it would be
-        # restarted on both masters within seconds. Any other change is one of each broker's file too.
-        config = component.config.replace("%i", lab.broker).replace(airflow.COMMON, airflow.config_of("redis"))
-        rolls = component.role if component.role in ROLLING else ""
-        service(f"{component.unit}.service", reads=[path, config, *airflow.READS], wait=False, rolls=rolls)
+        # restarted for nothing. Any other change is one of each broker's file too.
+        config = component.config.replace(airflow.COMMON, airflow.config_of("redis"))
+        reads = [path, config, *airflow.READS]
+        if component.alias:
+            replace_worker(lab.broker, reads)
+        else:
+            rolls = component.role if component.role in ROLLING else ""
+            service(f"{component.unit}.service", reads=reads, wait=False, rolls=rolls)
     rolling_restart()
 
 
@@ -118,9 +132,13 @@ def watch(context: Context) -> None:
     service(f"{name}.timer", reads=paths)
 
 
-def leave(context: Context) -> None:
-    """Have the worker of the broker that is not chosen end, when it has nothing more to expect."""
-    template(HERE / "airflow-leave-worker@.service.j2", f"{ETC}/airflow-leave-worker@.service")
-    for broker in airflow.BROKERS:
-        unit, leaver = f"airflow-worker@{broker}.service", f"airflow-leave-worker@{broker}.service"
-        (keep if broker == context.lab.broker else let_go)(unit, leave=leaver)
+def replace_worker(broker: str, reads: list[str]) -> None:
+    """Have a worker run that has read what is there now, without interrupting the one before."""
+    template(HERE / "airflow-worker-retire@.service.j2", f"{ETC}/airflow-worker-retire@.service")
+    switch = f"PYTHONPATH=/vagrant {airflow.VENV}/bin/python -m provision.worker_switch"
+    words = f"{broker} {' '.join(reads)}"
+    server.shell(
+        name="Start the worker, or one with the new settings beside it",
+        commands=[f"{switch} replace {words}"],
+        _if=lambda: host.get_fact(Command, f"{switch} is-current {words} && echo current || true") != "current",
+    )
