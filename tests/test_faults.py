@@ -29,7 +29,7 @@ PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")
 
 
 @contextmanager
-def visitors(airflow: Airflow) -> Iterator[list[str]]:
+def client_traffic(airflow: Airflow) -> Iterator[list[str]]:
     """Ask for pages through nginx, one after the other, and list what was answered."""
     answers: list[str] = []
     stop = threading.Event()
@@ -54,7 +54,7 @@ def visitors(airflow: Airflow) -> Iterator[list[str]]:
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
     unit = "airflow-api-server"
-    with visitors(airflow) as answers:
+    with client_traffic(airflow) as answers:
         eventually(lambda: _answers(answers, 20), within=30)
         api_server.run(f"systemctl kill --kill-whom=all --signal={signal} {unit} && systemctl stop {unit}")
         assert not api_server.host.service(unit).is_running

@@ -13,7 +13,7 @@ import pytest
 from lab.client import Airflow, connect, eventually
 from lab.machines import Guest, Machines
 from lab.topology import ROOT, Topology
-from tests.test_faults import visitors, works
+from tests.test_faults import client_traffic, works
 
 pytestmark = pytest.mark.usefixtures("broker")
 
@@ -60,7 +60,7 @@ def test_changed_setting_fails_no_request_and_interrupts_no_task(
     started = [guest.run(show) for guest in masters]
     run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker has to end when it is stopped
     eventually(lambda: _all_run(airflow, run_id), within=60)
-    with changed_setting(), visitors(airflow) as answers:
+    with changed_setting(), client_traffic(airflow) as answers:
         machines.provision()
     assert all(old != guest.run(show) for old, guest in zip(started, masters, strict=True))
     assert set(answers) == {"200"}
