@@ -81,10 +81,11 @@ def services(topology: Topology, machine: str) -> dict[str, str]:
         "dag_processor": "airflow-dag-processor",
         "triggerer": "airflow-triggerer",
         "worker": "airflow-worker",
-        "log_server": "airflow-log-server",
     }
-    roles = topology[machine].roles
-    return {role: units[role] for role in (*roles, *["log_server"] * ("worker" in roles))}
+    found = {role: units[role] for role in topology[machine].roles}
+    if "worker" in found:
+        found["log_server"] = "airflow-log-server"
+    return found
 
 
 def endpoints(topology: Topology, peer: str) -> list[str]:

@@ -191,7 +191,7 @@ def _without_message(status: Status, topology: Topology) -> None:
     depth = 0
     with app.connection_for_read() as connection:
         for queue in set(before.values()):
-            with suppress(ChannelError), connection.channel() as channel:  # ChannelError: there is no such queue
+            with suppress(ChannelError), connection.channel() as channel:  # ChannelError: the queue does not exist
                 depth += channel.queue_declare(queue, passive=True).message_count
     inspect = app.control.inspect(timeout=_wait(topology), limit=len(topology.with_role("worker")))
     answers = [*(inspect.reserved() or {}).values(), *(inspect.active() or {}).values()]

@@ -32,7 +32,7 @@ class BrokerClient:
                 try:
                     with connection.channel() as channel:
                         total += channel.queue_declare(queue, passive=True).message_count
-                except ChannelError:  # there is no such queue
+                except ChannelError:  # the queue does not exist
                     continue
         return total
 

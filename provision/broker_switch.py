@@ -10,7 +10,6 @@ Runs as root with Airflow's environment, on the machine of the queue server.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -21,25 +20,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lab.topology import QUEUE_UNITS, Topology
 from provision.broker_client import BrokerClient, OperationalError
-from provision.register import Client, Register, engine
+from provision.register import Client, Register, engine, unmoved
+from provision.worker_switch import QUIET, systemctl
 
 STATUS = Path("/run/airflow-lab-switch")
-QUIET = 3  # times in a row, half a second apart, that nothing may be left: a message on its way is in no queue
 ABSENT = 20  # seconds, times the lab's factor, after which `follow` does not wait for a machine to be provisioned
-
-
-def systemctl(*words: str) -> bool:
-    """Call systemctl and return whether it succeeded."""
-    return subprocess.run(["systemctl", *words], capture_output=True, check=False).returncode == 0
 
 
 def clients_left(lab: Topology, broker: str, service: str, clients: Iterable[Client]) -> str:
     """Say which machines of the lab have a service that `broker` is still needed for; empty if none has."""
     in_use = {machine.name for machine in lab.machines}
     clients = [client for client in clients if client.machine in in_use]  # a row of a destroyed machine stays
-    moved = {client.machine for client in clients if client.broker == lab.broker}
-    if unmoved := [machine.name for machine in lab.with_role(service) if machine.name not in moved]:
-        return f"the {service} of {', '.join(unmoved)} to be provisioned (`vagrant up`, `vagrant provision`)"
+    if names := unmoved(lab, service, clients):
+        return f"the {service} of {', '.join(names)} to be provisioned (`vagrant up`, `vagrant provision`)"
     old = sorted({client.machine for client in clients if client.broker == broker})
     return f"the {service} of {', '.join(old)} to end what it has from {broker}" if old else ""
 

@@ -147,7 +147,7 @@ def ask(broker: str) -> BrokerClient:
 
 
 def retire(number: str) -> None:
-    """End a worker that is no longer the current one, when nobody needs it and its tasks have ended."""
+    """End a worker that is not the current one, after its replacement takes over and its own tasks have ended."""
     RUN.mkdir(exist_ok=True)
     from provision.register import Register
 
@@ -170,16 +170,15 @@ def retire(number: str) -> None:
 
 def needed(number: str, broker: BrokerClient) -> str:
     """Return what a worker that is to be retired is still needed for; empty if for nothing."""
-    from provision.register import Register
+    from provision.register import Register, unmoved
 
     lab, current = Topology.of_this_machine(), list(workers())[-1]
     if lab.broker == broker.name:
         listens = broker.listens(node(current))
         return "" if listens else "the new worker to take tasks"
     reason = ""
-    moved = {client.machine for client in Register().clients("scheduler") if client.broker == lab.broker}
-    if unmoved := [machine.name for machine in lab.with_role("scheduler") if machine.name not in moved]:
-        reason = f"the schedulers of {', '.join(unmoved)} to be provisioned: they work with {broker.name}"
+    if names := unmoved(lab, "scheduler", Register().clients("scheduler")):
+        reason = f"the schedulers of {', '.join(names)} to be provisioned: they work with {broker.name}"
     elif count := broker.queued(lab[HERE].queues):
         reason = f"{count} tasks queued on {broker.name}"
     if reason and not systemctl("is-active", unit(number)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import redis
@@ -14,7 +14,7 @@ from lab.client import Airflow, connect, eventually
 from lab.machines import Machines
 from lab.status import collect
 from lab.topology import Topology
-from tests.test_broker import on_redis, server, stopped_workers
+from tests.test_broker import on_redis, server, stopped, stopped_workers
 
 pytestmark = pytest.mark.destructive
 WITHIN = 30  # seconds from the death of a worker until a task whose message it had received runs elsewhere
@@ -23,17 +23,10 @@ QUEUE = "queue_1"
 TAG = "a-message-that-a-dead-worker-had-received"
 
 
-@contextmanager
-def stopped_schedulers(machines: Machines, topology: Topology) -> Iterator[None]:
-    """Stop the processes of the schedulers, and have them continue."""
-    guests = [machines.guest(machine.name) for machine in topology.with_role("scheduler")]
-    for guest in guests:
-        guest.run("systemctl kill --signal STOP airflow-scheduler")
-    try:
-        yield
-    finally:
-        for guest in guests:
-            guest.run("systemctl kill --signal CONT airflow-scheduler")
+def stopped_schedulers(machines: Machines, topology: Topology) -> AbstractContextManager[None]:
+    """Stop the processes of the schedulers, which continue at the end."""
+    kill = "systemctl kill --signal {} airflow-scheduler"
+    return stopped(machines, topology, "scheduler", kill.format("STOP"), kill.format("CONT"))
 
 
 def receive_and_die(broker: redis.Redis) -> None:
