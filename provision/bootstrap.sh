@@ -1,5 +1,5 @@
 #!/bin/sh
-# bootstrap.sh <MACHINE_JSON   turns a bare Debian machine into its roles; runs inside it, as root, as often as wanted
+# bootstrap.sh <MACHINE_JSON   brings a Debian machine to its roles; runs on it, as root; idempotent
 #
 # Keeps the document where only root reads it, trusts the host's certificates, makes pyinfra's environment, and
 # hands over to deploy.py.
@@ -49,5 +49,5 @@ cd "$here"
 export PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1
 "$venv/bin/pyinfra" --yes inventory.py deploy.py
 for file in /run/airflow-lab/retiring-*; do
-  if [ -s "$file" ]; then echo "==> lab: the worker before this change ends by itself; it waits for $(cat "$file")"; fi
+  if [ -s "$file" ]; then echo "==> lab: the old worker ends by itself; it waits for $(cat "$file")"; fi
 done

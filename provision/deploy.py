@@ -1,17 +1,23 @@
-"""Brings the machine it runs in to its roles: first the packages of each, then each role, in causal order.
+"""Brings the machine that it runs on to its roles: installs each role, then configures each, in causal order.
 
-Without a machine's name it only installs the packages of every role: that is the machine image.
+Without a machine's name it only installs, every role: that makes the machine image.
 """
 
-from pathlib import Path
-
 from pyinfra import config, host
-from pyinfra.facts.deb import DebPackages
-from pyinfra.operations import apt
 
 from lab.topology import Topology
-from provision.operations import Context, refuse_changed_secrets, template
-from provision.roles import airflow, base, components, database, load_balancer, queue
+from provision.operations import Context, refuse_changed_secrets, rolling_restart
+from provision.roles.airflow import deploy as airflow
+from provision.roles.api_server import deploy as api_server
+from provision.roles.base import deploy as base
+from provision.roles.dag_processor import deploy as dag_processor
+from provision.roles.database import deploy as database
+from provision.roles.flower import deploy as flower
+from provision.roles.load_balancer import deploy as load_balancer
+from provision.roles.queue import deploy as queue
+from provision.roles.scheduler import deploy as scheduler
+from provision.roles.triggerer import deploy as triggerer
+from provision.roles.worker import deploy as worker
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 
@@ -21,29 +27,26 @@ context = Context(
     secrets=host.data.secrets,
 )
 
-# The database comes before what waits for it, Airflow's environment before the migration that runs in it.
+# base and airflow are on every machine. Airflow's environment comes before the database's migration, which runs in it.
 STEPS = (
     (base, None),
     (airflow, None),
     (database, "database"),
     (queue, "queue"),
     (load_balancer, "load_balancer"),
-    (components, None),
+    (flower, "flower"),
+    (api_server, "api_server"),
+    (scheduler, "scheduler"),
+    (dag_processor, "dag_processor"),
+    (triggerer, "triggerer"),
+    (worker, "worker"),
 )
 
 refuse_changed_secrets(context.secrets)
 steps = [module for module, role in STEPS if role is None or context.has(role)]
-preset = Path(base.__file__).parent / "airflow-lab.preset"
-template(preset, "/etc/systemd/system-preset/00-airflow-lab.preset", folder=True)
-packages = [package for module in steps for package in module.PACKAGES]
-apt.packages(
-    name="Install Debian's packages",
-    packages=packages,
-    update=True,
-    no_recommends=True,
-    _if=lambda: not host.get_fact(DebPackages).keys() >= set(packages),
-)
-airflow.install()
+for module in steps:
+    module.install()
 if context.name:
     for module in steps:
         module.configure(context)
+    rolling_restart()

@@ -1,4 +1,4 @@
-# Machines as Docker containers with systemd: what they need is an engine, a network, free ports, and an image.
+# Machines as Docker containers with systemd: they need an engine, a network, free ports, and an image.
 
 require "digest"
 
@@ -6,17 +6,19 @@ require_relative "provider"
 
 class DockerProvider < Provider
   BASE = "airflow-lab/debian:trixie".freeze
-  PULLED = "debian:trixie-slim".freeze # the base image of a host that has no mmdebstrap to make one
+  PULLED = "debian:trixie-slim".freeze # the base image on a host without mmdebstrap
   CHECKOUT = "airflow-lab.checkout".freeze
   MACHINE = "airflow-lab.machine".freeze
-  RECIPE = %w[provision/host/image.sh provision/host/guest.sh].freeze
-  INPUTS = %w[provision/**/* lab/topology.py config/requirements.lock].freeze
+  # The image contains what the roles install, and nothing that they configure.
+  INPUTS = %w[
+    provision/images/image.sh provision/images/guest.sh provision/images/vagrant.pub provision/*.* provision/roles/*/deploy.py
+    provision/roles/base/airflow-lab.preset provision/roles/airflow/sysusers.conf.j2 lab/roles.* lab/topology.py config/requirements.lock
+  ].freeze
 
-  # The image is named after what it is made from.
+  # Named after the content of its inputs.
   def image
     @image ||= begin
-      files = Dir[*INPUTS, base: @lab.root].reject { |path| path.start_with?("provision/host/") && !RECIPE.include?(path) }
-      files = files.map { |path| File.join(@lab.root, path) }.select { |path| File.file?(path) && !path.include?("__pycache__") }
+      files = Dir[*INPUTS, base: @lab.root].map { |path| File.join(@lab.root, path) }
       "airflow-lab/machine:#{Digest::SHA256.hexdigest(files.sort.map { |path| Digest::SHA256.file(path).hexdigest }.join)[0, 12]}"
     end
   end
@@ -33,10 +35,10 @@ class DockerProvider < Provider
     ] + forwarded(name).flat_map { |service, port| ["--publish", "127.0.0.1:#{port}:#{@lab.data['ports'][service]}"] }
   end
 
-  # The services that the host reaches at a port of its own, where this machine is the first to have them.
+  # The services of this machine that the host reaches at a forwarded port, with the port.
   def forwarded(name)
     @lab.data["forwarded_ports"].select do |service, _|
-      @lab.with_role(service == "rabbitmq_management" ? "queue" : service).keys.first == name
+      @lab.listening(service) == name
     end
   end
 
@@ -156,7 +158,7 @@ class DockerProvider < Provider
     volumes[@lab.state("image.json")] = "/root/machine.json"
     mounts = volumes.flat_map { |here, there| ["--volume", "#{here}:#{there}:ro"] }
     environment = ENV.slice(*Lab::ENVIRONMENT).keys.flat_map { |key| ["--env", key] }
-    follow("docker", "run", "--name", name, *mounts, *environment, from, "sh", "/vagrant/#{RECIPE.first}")
+    follow("docker", "run", "--name", name, *mounts, *environment, from, "sh", "/vagrant/#{INPUTS.first}")
     docker("commit", "--change", 'CMD ["/sbin/init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]', name, image)
     say "machine image: ready"
   ensure
@@ -171,7 +173,7 @@ class DockerProvider < Provider
     return pull unless system("command -v mmdebstrap >/dev/null")
 
     say "machine image: making the base image from Debian's archive (about half a minute)"
-    command("sh", File.join(@lab.root, "provision/host/base-image.sh"))
+    command("sh", File.join(@lab.root, "provision/images/base-image.sh"))
     BASE
   rescue Lab::Invalid => e
     raise Lab::Invalid, "no base image: #{e.message}\n`make up` makes one from Debian's own archive, as root."

@@ -171,12 +171,12 @@ case $provider in
   docker)
     start_docker
     if ! lacks mmdebstrap; then
-      if own_engine && [ "$(id -u)" != 0 ]; then sh "$here/base-image.sh" sudo; else root sh "$here/base-image.sh"; fi
+      if own_engine && [ "$(id -u)" != 0 ]; then sh "$here/../images/base-image.sh" sudo; else root sh "$here/../images/base-image.sh"; fi
     fi
     ;;
   libvirt)
     start_libvirt
-    [ "${1:-}" = no-box ] || sh "$here/add-box.sh"
+    [ "${1:-}" = no-box ] || sh "$here/../images/add-box.sh"
     try_kvm
     ;;
 esac

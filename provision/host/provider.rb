@@ -28,8 +28,8 @@ class Provider
   # What is removed from it after the last.
   def remove = nil
 
-  # Where the host reaches a service: the machines have addresses of their own.
-  def reach(service) = "#{first(service)['address']}:#{@lab.data['ports'][service]}"
+  # Where the host reaches a service: at the address of its machine.
+  def reach(service) = "#{@lab.machines[@lab.listening(service)]['address']}:#{@lab.data['ports'][service]}"
 
   # Seconds that a machine has to shut down; with --force none: the docker provider does not know it, that of libvirt
   # asks the machine all the same (vagrant-libvirt 0.11).
@@ -68,9 +68,6 @@ class Provider
 
   # MiB: a virtual machine has a kernel of its own, and shares no pages with the others.
   def memory(machine) = machine["memory_mb"] + @lab.data["virtual_memory_mb"]
-
-  # The machine that is the first to have a service.
-  def first(service) = @lab.with_role(service == "rabbitmq_management" ? "queue" : service).values.first
 
   def prepare(create:)
     check(create:)
@@ -163,7 +160,7 @@ class Provider
   # The machines move by themselves; here the user sees what they wait for.
   def follow_move
     broker = @lab.with_role("queue").keys.first
-    follow = "sudo PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.broker_switch follow"
+    follow = "sudo PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.roles.queue.drain follow"
     @lab.moved if system("vagrant", "ssh", broker, "--command", follow)
   end
 

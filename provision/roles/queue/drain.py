@@ -1,0 +1,107 @@
+"""Stops the queue server that the lab has left, and shows what a move between brokers waits for.
+
+Both queue servers run during a move. Each scheduler restarts with the new broker, and each worker is replaced by one
+that works with it (`worker/switch.py`). All are in the register, so it is known when no one works with the old queue
+server any more. A unit waits for that, not `vagrant provision`: the move also ends if a machine was off meanwhile.
+
+Runs as root in Airflow's environment, on the machine of the queue server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from lab.topology import BROKERS, Topology
+from provision.roles.airflow.broker_client import BrokerClient, OperationalError
+from provision.roles.airflow.register import Client, Register, engine
+
+STATUS = Path("/run/airflow-lab/move")
+QUIET = 3  # checks in a row, half a second apart, that must find nothing: a message in transit is in no queue
+ABSENT = 20  # seconds, times time_factor, that `follow` waits for a machine that has not been provisioned
+
+
+def systemctl(*words: str) -> bool:
+    """Call systemctl and return whether it succeeded."""
+    return subprocess.run(["systemctl", *words], capture_output=True, check=False).returncode == 0
+
+
+def clients_left(lab: Topology, broker: str, service: str, clients: Iterable[Client]) -> str:
+    """Return which machines still need `broker` for a service; empty if none does."""
+    in_use = {machine.name for machine in lab.machines}
+    clients = [client for client in clients if client.machine in in_use]  # the rows of destroyed machines stay
+    moved = {client.machine for client in clients if client.broker == lab.broker}
+    if unmoved := [machine.name for machine in lab.with_role(service) if machine.name not in moved]:
+        return f"the {service} of {', '.join(unmoved)} to be provisioned (`vagrant up`, `vagrant provision`)"
+    old = sorted({client.machine for client in clients if client.broker == broker})
+    return f"the {service} of {', '.join(old)} to end what it has from {broker}" if old else ""
+
+
+def holding(broker: BrokerClient) -> Iterator[str]:
+    """Yield what the queue server of `broker` is still needed for."""
+    lab, register = Topology.of_this_machine(), Register()
+    for service in ("scheduler", "worker"):
+        if left := clients_left(lab, broker.name, service, register.clients(service)):
+            yield left
+    with engine("airflow").connect() as connection:
+        queued = set(
+            connection.execute(text("SELECT DISTINCT queue FROM task_instance WHERE state = 'queued'")).scalars()
+        )
+    served = {queue for worker in lab.with_role("worker") for queue in worker.queues}
+    if count := broker.queued(served):
+        yield f"{count} tasks queued on {broker.name}"
+    for queue in sorted(queued - served):
+        if count := broker.queued([queue]):
+            yield f"{count} tasks in the queue {queue} of {broker.name}, which no worker serves"
+
+
+def drain(name: str) -> None:
+    """Stop the queue server of a broker when no one works with it and its queues are empty."""
+    STATUS.parent.mkdir(exist_ok=True)
+    quiet, said = 0, ""
+    while quiet < QUIET:
+        try:
+            left = "; ".join(holding(BrokerClient(name, 3 * Topology.of_this_machine().time_factor)))
+        except (OperationalError, SQLAlchemyError) as error:
+            left = f"{name} or the database, which does not answer: {str(error).splitlines()[0]}"
+        quiet = 0 if left else quiet + 1
+        STATUS.write_text(left)
+        if left and left != said:
+            print(f"waiting for {left}", flush=True)
+        said = left
+        time.sleep(0.5)
+    print(f"stopping {name}", flush=True)
+    systemctl("disable", "--now", Topology.of_this_machine().queue_unit(name))
+    systemctl("disable", f"airflow-drain-queue@{name}.service")
+
+
+def follow() -> None:
+    """Print what the move waits for, and for how long, until it has ended or waits for another machine."""
+    units = [f"airflow-drain-queue@{broker}.service" for broker in BROKERS]
+    start, said = time.monotonic(), -5.0
+    while any(systemctl("is-active", unit) for unit in units):
+        seconds = time.monotonic() - start
+        left = STATUS.read_text() if STATUS.exists() else ""
+        if left and seconds - said >= 5:
+            print(f"==> lab: moving: waiting for {left} ({seconds:.0f} s)", flush=True)
+            said = seconds
+        if "to be provisioned" in left and seconds > ABSENT * Topology.of_this_machine().time_factor:
+            sys.exit(f"==> lab: not moved yet: waiting for {left}")
+        time.sleep(1)
+    print("==> lab: moved: only the chosen broker runs", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("drain").add_argument("broker", choices=BROKERS)
+    verbs.add_parser("follow")
+    given = parser.parse_args()
+    drain(given.broker) if given.verb == "drain" else follow()

@@ -1,0 +1,253 @@
+"""Replaces this machine's Celery worker without interrupting a task: the new one starts beside the old one.
+
+A worker is never restarted when something that it reads changes (a setting, the environment, the broker). `replace`
+starts a unit with the next number and has `airflow-worker-retire@N` end the old one when it is not needed any more: as
+soon as the new one takes tasks, if both work with the same broker; else when all schedulers have left its broker and
+its queues are empty. A worker that is retired takes no more tasks, and ends when its tasks have ended, however long
+that takes.
+
+The unit of the current worker has the alias airflow-worker.service. Runs as root in Airflow's environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.topology import Topology
+
+if TYPE_CHECKING:
+    from provision.roles.airflow.broker_client import BrokerClient
+
+HERE = socket.gethostname()
+UNITS = Path("/etc/systemd/system")
+STATE = Path("/var/lib/airflow-lab/workers.json")
+RUN = Path("/run/airflow-lab")
+TEMPLATE = Path("/etc/airflow-lab/airflow-worker.service")  # a unit is a copy of it with its number for @NUMBER@
+QUIET = 3  # checks in a row, half a second apart, that must find nothing: a message in transit is in no queue
+SEEN_WITHIN = 60  # seconds that `replace` waits until it is known what the old worker is still busy with
+
+
+def systemctl(*words: str) -> bool:
+    """Call systemctl and return whether it succeeded."""
+    return subprocess.run(["systemctl", *words], capture_output=True, check=False).returncode == 0
+
+
+def unit(number: str) -> str:
+    return f"airflow-worker-{number}"
+
+
+def retirement(number: str) -> str:
+    return f"airflow-worker-retire@{number}.service"
+
+
+def node(number: str) -> str:
+    """Return the Celery name of a worker."""
+    return f"celery@{HERE}-{number}"
+
+
+def status_of(number: str) -> Path:
+    """Return the file that says what a retired worker still waits for; empty while that is not known."""
+    return RUN / f"retiring-{number}"
+
+
+def draining(number: str) -> Path:
+    """Return the file that exists while a worker takes no more tasks."""
+    return RUN / f"draining-{number}"
+
+
+def workers() -> dict[str, dict[str, str]]:
+    """Return the workers of this machine by number, the current one last: `digest` of what it read, and `broker`."""
+    return json.loads(STATE.read_text()) if STATE.exists() else {}
+
+
+def save(state: dict[str, dict[str, str]]) -> None:
+    STATE.parent.mkdir(parents=True, exist_ok=True)
+    part = STATE.with_suffix(".part")
+    part.write_text(json.dumps(state))
+    part.rename(STATE)
+
+
+def digest(paths: list[str]) -> str:
+    """Return a digest of the files that a worker reads; of a folder, of all files in it."""
+    found = hashlib.sha256()
+    for path in map(Path, paths):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                found.update(f"{file}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def is_current(paths: list[str]) -> bool:
+    """Return whether the current worker runs, is enabled, and has read `paths` as they are."""
+    state = workers()
+    if not state:
+        return False
+    number = list(state)[-1]
+    enabled = systemctl("is-enabled", unit(number))
+    running = systemctl("is-active", unit(number)) or starting(number)
+    return state[number]["digest"] == digest(paths) and enabled and running
+
+
+def starting(number: str) -> bool:
+    show = ["systemctl", "show", "--value", "--property", "ActiveState", unit(number)]
+    return subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip() == "activating"
+
+
+def replace(paths: list[str], broker: str) -> None:
+    """Make a worker that has read `paths` as they are the current one, and retire the others."""
+    state, wanted = workers(), digest(paths)
+    same = [number for number, worker in state.items() if worker["digest"] == wanted]
+    number = same[-1] if same else str(int(list(state)[-1]) + 1 if state else 1)
+    state.pop(number, None)
+    if same:
+        keep(number, broker)
+    else:
+        (UNITS / f"{unit(number)}.service").write_text(TEMPLATE.read_text().replace("@NUMBER@", number))
+    systemctl("daemon-reload")
+    for other in state:
+        systemctl("disable", unit(other))  # before the next line: both have the same alias
+    save(state | {number: {"digest": wanted, "broker": broker}})
+    systemctl("enable", unit(number))
+    systemctl("start", "--no-block", unit(number))
+    for other in state:
+        RUN.mkdir(exist_ok=True)
+        status_of(other).touch()
+        systemctl("enable", retirement(other))
+        systemctl("start", "--no-block", retirement(other))
+    # The user wants to know what they are busy with; provisioning does not wait until they have ended.
+    deadline = time.monotonic() + SEEN_WITHIN * Topology.of_this_machine().time_factor
+    while any(status_of(other).exists() and not status_of(other).read_text() for other in state):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+
+
+def keep(number: str, broker: str) -> None:
+    """Cancel the retirement of a worker."""
+    systemctl("disable", "--now", retirement(number))
+    status_of(number).unlink(missing_ok=True)
+    if draining(number).exists():
+        draining(number).unlink()
+        ask(broker).resume(node(number), Topology.of_this_machine()[HERE].queues)
+
+
+def ask(broker: str) -> BrokerClient:
+    # Imported here: `is-current` needs neither Celery nor SQLAlchemy, and they take a second.
+    from provision.roles.airflow.broker_client import BrokerClient
+
+    return BrokerClient(broker, 3 * Topology.of_this_machine().time_factor)
+
+
+def retire(number: str) -> None:
+    """End a worker that is not the current one when it is not needed any more and its tasks have ended."""
+    RUN.mkdir(exist_ok=True)
+    from provision.roles.airflow.register import Register
+
+    broker = ask(workers()[number]["broker"])
+    while True:
+        until_nothing(number, lambda: needed(number, broker))
+        draining(number).touch()
+        until_nothing(number, lambda: busy(number, broker))
+        systemctl("stop", unit(number))
+        draining(number).unlink()
+        if not returned(number, broker):
+            break
+    Register().leave(unit(number))
+    status_of(number).unlink(missing_ok=True)
+    (UNITS / f"{unit(number)}.service").unlink(missing_ok=True)
+    save({other: worker for other, worker in workers().items() if other != number})
+    systemctl("disable", retirement(number))
+    systemctl("daemon-reload")
+
+
+def needed(number: str, broker: BrokerClient) -> str:
+    """Return what a retired worker is still needed for; empty if for nothing."""
+    from provision.roles.airflow.register import Register
+
+    lab, current = Topology.of_this_machine(), list(workers())[-1]
+    if lab.broker == broker.name:
+        listens = broker.listens(node(current))
+        return "" if listens else "the new worker to take tasks"
+    reason = ""
+    moved = {client.machine for client in Register().clients("scheduler") if client.broker == lab.broker}
+    if unmoved := [machine.name for machine in lab.with_role("scheduler") if machine.name not in moved]:
+        reason = f"the schedulers of {', '.join(unmoved)} to be provisioned: they work with {broker.name}"
+    elif count := broker.queued(lab[HERE].queues):
+        reason = f"{count} tasks queued on {broker.name}"
+    if reason and not systemctl("is-active", unit(number)):
+        systemctl("start", "--no-block", unit(number))  # after a reboot: it is not enabled
+    return reason
+
+
+def busy(number: str, broker: BrokerClient) -> str:
+    """Have a worker take no more tasks, and return what it still waits for; empty if for nothing."""
+    if not (systemctl("is-active", unit(number)) or starting(number)):
+        return ""
+    if queues := broker.listens(node(number)):
+        broker.cancel(node(number), queues)
+    tasks = broker.tasks(node(number))
+    if tasks is None:
+        return "the old worker, which does not answer"
+    return f"{len(tasks)} tasks of the old worker, the longest running for {max(tasks):.0f} s" if tasks else ""
+
+
+def returned(number: str, broker: BrokerClient) -> bool:
+    """Return whether the broker that the lab leaves has messages again: the worker gave them back when it ended."""
+    from provision.roles.airflow.broker_client import OperationalError
+
+    lab = Topology.of_this_machine()
+    if lab.broker == broker.name:
+        return False
+    try:
+        return broker.queued(lab[HERE].queues) > 0
+    except OperationalError:
+        return True
+
+
+def until_nothing(number: str, left: Callable[[], str]) -> None:
+    """Wait until `left` has returned nothing for a while, and keep writing what it returns to the status file."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from provision.roles.airflow.broker_client import OperationalError
+
+    quiet, said = 0, ""
+    while quiet < QUIET:
+        try:
+            reason = left()
+        except (OperationalError, SQLAlchemyError) as error:
+            reason = f"the broker or the database, which does not answer: {str(error).splitlines()[0]}"
+        quiet = 0 if reason else quiet + 1
+        status_of(number).write_text(reason)
+        if reason and reason.split(",")[0] != said:
+            said = reason.split(",")[0]
+            print(f"waiting for {reason}", flush=True)
+        time.sleep(0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("is-current", "replace"):
+        given: Any = verbs.add_parser(verb)
+        given.add_argument("broker", choices=["redis", "rabbitmq"])
+        given.add_argument("paths", nargs="+")
+    verbs.add_parser("retire").add_argument("number")
+    given = parser.parse_args()
+    if given.verb == "retire":
+        retire(given.number)
+    elif given.verb == "replace":
+        replace(given.paths, given.broker)
+    else:
+        raise SystemExit(not is_current(given.paths))
+
+
+if __name__ == "__main__":
+    main()
