@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lab.drills import DRILLS
-from lab.topology import QUEUE_UNITS, ROOT, Topology
+from lab.topology import BROKERS
 
 
 def machines(topology: Topology) -> str:
@@ -31,7 +31,7 @@ def drills(reports: Path) -> str:
     rows = ["| drill | what happens | on Redis | on RabbitMQ |", "| --- | --- | --- | --- |"]
     for name, drill in DRILLS.items():
         cells = []
-        for broker in QUEUE_UNITS:
+        for broker in BROKERS:
             runs = [record for record in records if (record["name"], record["broker"]) == (name, broker)]
             seconds = [run["recovery_seconds"] for run in runs if run["recovery_seconds"] is not None]
             passed = f"{sum(run['passed'] for run in runs)} of {len(runs)}" if runs else "not run"

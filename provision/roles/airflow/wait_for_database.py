@@ -20,4 +20,4 @@ while True:
     except SQLAlchemyError as error:
         print(f"waiting for the database: {str(error).strip().splitlines()[0]}", flush=True)
         time.sleep(1)
-os.execlp("airflow", "airflow", "db", "check-migrations", "--migration-wait-timeout", "600")
+os.execlp("airflow", "airflow", "db", "check-migrations", "--migration-wait-timeout", "600")  # noqa: S606

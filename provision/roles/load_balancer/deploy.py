@@ -36,6 +36,6 @@ def flower(context: Context) -> str:
 
 
 def ssha(password: str) -> str:
-    """Return a password as nginx reads it; its salt is derived from the password, so that the result is always the same."""
+    """Return a password as nginx reads it; the salt is derived from it, so that the result is stable."""
     salt = hashlib.sha256(password.encode()).digest()[:8]
     return base64.b64encode(hashlib.sha1(password.encode() + salt, usedforsecurity=False).digest() + salt).decode()
