@@ -31,7 +31,7 @@ unit: .venv/installed ## the tests that need no machine
 lint: .venv/installed ## style, types and data: tests/lint.sh, which the flake's checks run too
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/lint.sh
 
-format: .venv/installed ## rewrites the Python files, and the README's table of machines
+format: .venv/installed ## rewrites the Python files, and the table of machines in README.md
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m lab.readme
@@ -41,13 +41,13 @@ lock: .venv/installed ## the newest packages that requirements.in allows; `vagra
 	@$(LOCK) --python-version 3.13 provision/requirements.in --output-file provision/requirements.lock
 	@$(LOCK) --python-version 3.11 --constraint config/requirements.lock tests/requirements.in --output-file tests/requirements.lock
 
-figures: up .venv/installed ## measures what the README says of time and memory
+figures: up .venv/installed ## measures times and memory, for docs/figures.md; destroys the lab and brings it up again
 	@$(LAB) $(BIN)/python -m lab.figures
 
 status doctor heal: .venv/installed ## `lab` beside make: bin/lab --help
 	@bin/lab $@
 
-drills: up .venv/installed ## every drill on both brokers, and the README's table of them
+drills: up .venv/installed ## every drill on both brokers, and the table of drills in docs/failures.md
 	@bin/lab drill all --broker both
 	@$(BIN)/python -m lab.readme drills
 

@@ -1,4 +1,4 @@
-"""Measures the documented figures on this machine: `make figures`. The lab is destroyed and created again."""
+"""Measures the values of docs/figures.md on this machine: `make figures`. Destroys the lab and brings it up again."""
 
 from __future__ import annotations
 

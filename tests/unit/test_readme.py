@@ -1,40 +1,61 @@
-"""The README is true where it can be computed."""
+"""The generated tables of the documentation are current."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from lab.drills import DRILLS
-from lab.readme import as_shipped, machines, put
+from lab.readme import FAILURES, README, as_shipped, drills, machines, put
 from lab.topology import ROOT
 
-README = (ROOT / "README.md").read_text()
+LONGEST = 150  # lines that README.md may have: the rest belongs in docs/
 
 
 def test_table_of_machines_is_current() -> None:
-    assert put(README, "machines", machines(as_shipped())) == README, "run: make format"
+    text = README.read_text()
+    assert put(text, "machines", machines(as_shipped())) == text, "run: make format"
 
 
 def test_table_of_machines_follows_the_topology() -> None:
     lab = as_shipped()
     moved = replace(lab, machines=(replace(lab.machines[0], address="192.168.56.99"), *lab.machines[1:]))
-    assert "| broker | 192.168.56.99 |" in put(README, "machines", machines(moved))
+    assert "| broker | 192.168.56.99 |" in put(README.read_text(), "machines", machines(moved))
 
 
-def test_table_of_drills_has_each() -> None:
-    assert re.findall(r"^\| `([a-z-]+)` \|", README, re.MULTILINE) == list(DRILLS)
+def rows(table: str) -> list[tuple[str, str]]:
+    """Return the name and the title of each drill of a table."""
+    return re.findall(r"^\| `([a-z-]+)` \| (.+?) \|", table, re.MULTILINE)
 
 
-def test_make_targets_that_it_names_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
+def test_table_of_drills_has_each_drill_with_its_title() -> None:
+    (table,) = re.findall(r"<!-- drills -->\n(.*?)<!-- /drills -->", FAILURES.read_text(), re.DOTALL)
+    assert rows(table) == [(name, drill.title) for name, drill in DRILLS.items()], "run: make drills"
 
 
-def test_files_that_it_names_exist() -> None:
-    for path in re.findall(r"`((?:config|dags|provision|lab|tests|bin)/[\w./]*)`", README):
-        assert (ROOT / path).exists(), path
+def test_table_of_drills_is_made_of_the_records(tmp_path: Path) -> None:
+    for number, (passed, seconds) in enumerate([(True, 20.0), (True, 24.0), (False, None)]):
+        record = {"name": "worker-crash", "broker": "redis", "passed": passed, "recovery_seconds": seconds}
+        (tmp_path / f"{number}.json").write_text(json.dumps(record | {"began": f"2026-11-2{number}T10:00:00+00:00"}))
+    table = drills(tmp_path)
+    assert "| `worker-crash` | a worker loses power | 2 of 3, 22 s | not run |" in table
+    assert table.endswith("\n3 runs, recorded from 2026-11-20 to 2026-11-22.\n")
+    assert rows(put(FAILURES.read_text(), "drills", table)) == rows(table)
+
+
+@pytest.mark.parametrize("text", ["", "<!-- machines -->\n", 2 * "<!-- machines -->\n<!-- /machines -->\n"])
+def test_text_without_the_marks_of_a_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="machines"):
+        put(text, "machines", "a table")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= LONGEST
 
 
 def test_suite_runs_every_file_of_tests() -> None:
