@@ -40,4 +40,4 @@ def test_files_that_it_names_exist() -> None:
 def test_suite_runs_every_file_of_tests() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     files = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
-    assert set(settings["testpaths"]) == files | {"tests/unit"}
+    assert set(settings["testpaths"]) == files | {"tests/unit", "tests/host"}
