@@ -25,7 +25,7 @@ test: up lint ## everything: the style, and the whole suite on the running lab
 	@PROVIDER=libvirt sh provision/host/install.sh no-box
 	@$(LAB) $(BIN)/pytest
 
-unit: .venv/installed ## the tests that need no machine
+unit: .venv/installed ## the tests that need Python alone
 	@$(BIN)/pytest tests/unit
 
 lint: .venv/installed ## style, types and data: tests/lint.sh, which the flake's checks run too

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -14,37 +12,21 @@ from pika.exceptions import ProbableAuthenticationError
 
 from lab.client import Airflow, eventually
 from lab.machines import Guest, Machines
-from lab.topology import QUEUE_UNITS, Topology
-
-OTHER = {"redis": "rabbitmq", "rabbitmq": "redis"}
-on_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
-on_rabbitmq = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
-
-
-def amqp(topology: Topology, user: str, password: str) -> pika.BlockingConnection:
-    login = pika.PlainCredentials(user, password)
-    host, port = topology.with_role("queue")[0].address, topology.ports["rabbitmq"]
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(host, port, "airflow", login, socket_timeout=5, connection_attempts=1)
-    )
+from lab.topology import Topology
+from tests.support.brokers import (
+    amqp_connection,
+    check_only_broker,
+    on_rabbitmq,
+    on_redis,
+    queue_depth,
+    redis_client,
+    stopped_workers,
+)
 
 
 def management(topology: Topology, secret: dict[str, str], path: str) -> Any:
     url = f"http://{topology.reach('queue', 'rabbitmq_management')}/api/{path}"
     return httpx.get(url, auth=("airflow", secret["rabbitmq_password"]), trust_env=False).raise_for_status().json()
-
-
-def server(topology: Topology, secret: dict[str, str]) -> redis.Redis:
-    host, port = topology.with_role("queue")[0].address, topology.ports["redis"]
-    return redis.Redis(host, port, password=secret["redis_password"])
-
-
-def depth(topology: Topology, secret: dict[str, str], queue: str) -> int:
-    """Return how many tasks wait in a queue of the chosen broker."""
-    if topology.broker == "redis":
-        return int(server(topology, secret).llen(queue))  # type: ignore[arg-type]
-    with amqp(topology, "airflow", secret["rabbitmq_password"]) as connection:
-        return connection.channel().queue_declare(queue, passive=True).method.message_count
 
 
 # What it lets in
@@ -59,7 +41,7 @@ def test_redis_refuses_who_has_no_password(broker: str, queue: Guest, topology: 
 
 @on_redis
 def test_redis_keeps_what_it_is_given(broker: str, topology: Topology, secret: dict[str, str]) -> None:
-    settings = server(topology, secret).config_get("*")
+    settings = redis_client(topology, secret).config_get("*")
     assert settings["appendonly"] == "yes"
     assert settings["maxmemory-policy"] == "noeviction"
 
@@ -68,7 +50,7 @@ def test_redis_keeps_what_it_is_given(broker: str, topology: Topology, secret: d
 @pytest.mark.parametrize(("user", "password"), [("guest", "guest"), ("airflow", "wrong"), ("airflow", "")])
 def test_rabbitmq_refuses_guests_and_wrong_passwords(broker: str, topology: Topology, user: str, password: str) -> None:
     with pytest.raises(ProbableAuthenticationError):
-        amqp(topology, user, password)
+        amqp_connection(topology, user, password)
 
 
 @on_rabbitmq
@@ -93,7 +75,7 @@ def test_no_deprecated_feature_of_rabbitmq_is_used(broker: str, queue: Guest) ->
 
 @on_rabbitmq
 def test_message_published_with_confirm_is_consumed(broker: str, topology: Topology, secret: dict[str, str]) -> None:
-    with amqp(topology, "airflow", secret["rabbitmq_password"]) as connection:
+    with amqp_connection(topology, "airflow", secret["rabbitmq_password"]) as connection:
         channel = connection.channel()
         channel.queue_declare("proof", durable=True, arguments={"x-queue-type": "quorum"})
         try:
@@ -106,15 +88,8 @@ def test_message_published_with_confirm_is_consumed(broker: str, topology: Topol
             channel.queue_delete("proof")
 
 
-def alone(queue: Guest, broker: str) -> None:
-    """Assert that a broker runs, and the other does not."""
-    assert queue.host.service(QUEUE_UNITS[broker]).is_running
-    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_running
-    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_enabled
-
-
 def test_only_the_chosen_broker_runs(broker: str, queue: Guest) -> None:
-    eventually(lambda: alone(queue, broker), within=60)
+    eventually(lambda: check_only_broker(queue, broker), within=60)
 
 
 def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology, flower_api: httpx.Client) -> None:
@@ -130,18 +105,6 @@ def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology,
 # What it keeps
 
 
-@contextmanager
-def stopped_workers(machines: Machines, topology: Topology) -> Iterator[None]:
-    guests = [machines.guest(worker.name) for worker in topology.with_role("worker")]
-    for guest in guests:
-        guest.run("systemctl stop airflow-worker")
-    try:
-        yield
-    finally:
-        for guest in guests:
-            guest.run("systemctl start airflow-worker")
-
-
 @pytest.mark.destructive
 def test_depth_of_the_queue_is_the_number_of_queued_tasks(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology, secret: dict[str, str]
@@ -151,7 +114,7 @@ def test_depth_of_the_queue_is_the_number_of_queued_tasks(
 
         def queued() -> None:
             assert set(airflow.states("dist_example", run_id).values()) == {"queued"}
-            assert [depth(topology, secret, queue) for queue in ("queue_1", "queue_2")] == [1, 1]
+            assert [queue_depth(topology, secret, queue) for queue in ("queue_1", "queue_2")] == [1, 1]
 
         eventually(queued, within=60)
     assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"

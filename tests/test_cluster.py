@@ -15,7 +15,7 @@ from vega_datasets import local_data
 from lab.client import Airflow, eventually
 from lab.machines import Machines
 from lab.topology import Topology
-from tests.conftest import check_whole
+from tests.support.health import check_healthy
 
 pytestmark = pytest.mark.usefixtures("broker")
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
@@ -37,7 +37,7 @@ def api_server(topology: Topology, index: int) -> str:
 
 
 def test_every_part_of_the_lab_reports(machines: Machines) -> None:
-    eventually(lambda: check_whole(machines), within=60)
+    eventually(lambda: check_healthy(machines), within=60)
 
 
 def test_load_balancer_uses_every_api_server(airflow: Airflow, topology: Topology) -> None:

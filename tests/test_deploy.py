@@ -15,8 +15,8 @@ import pytest
 
 from lab.client import Airflow, eventually
 from lab.topology import ROOT
-from tests.test_provisioning import check_unchanged
-from tests.unit.test_bad_input import Checkout
+from tests.support.checkout import Checkout
+from tests.support.provisioning import check_unchanged
 
 NETWORK = "airflow-lab-servers"
 SUBNET = "192.168.60"

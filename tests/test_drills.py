@@ -11,7 +11,7 @@ from lab import report
 from lab.drills import DRILLS, run
 from lab.machines import Machines
 from lab.topology import ROOT
-from tests.conftest import BROKERS
+from tests.support.lab import BROKERS
 
 # No task that has begun is begun again; and without the broker's service alone, none costs a try.
 UNNOTICED = ("queue-restart", "queue-kill", "broker-halt", "broker-freeze")

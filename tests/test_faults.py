@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -15,6 +11,7 @@ from lab import faults
 from lab.client import Airflow, eventually
 from lab.machines import Guest, Machines
 from lab.topology import Topology
+from tests.support.traffic import check_pinned_tasks, client_traffic
 
 pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
 LOCK = 4242  # any number
@@ -25,36 +22,12 @@ with engine.connect() as connection:
     connection.exec_driver_sql("SELECT pg_advisory_lock({LOCK})")
     time.sleep(600)
 """
-PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")
-
-
-@contextmanager
-def visitors(airflow: Airflow) -> Iterator[list[str]]:
-    """Ask for pages through nginx, one after the other, and list what was answered."""
-    answers: list[str] = []
-    stop = threading.Event()
-
-    def visit() -> None:
-        while not stop.wait(0.05):
-            for path in PATHS:
-                try:
-                    answers.append(str(airflow.http.get(path).status_code))
-                except httpx.HTTPError as error:
-                    answers.append(repr(error))
-
-    thread = threading.Thread(target=visit)
-    thread.start()
-    try:
-        yield answers
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
     unit = "airflow-api-server"
-    with visitors(airflow) as answers:
+    with client_traffic(airflow) as answers:
         eventually(lambda: _answers(answers, 20), within=30)
         api_server.run(f"systemctl kill --kill-whom=all --signal={signal} {unit} && systemctl stop {unit}")
         assert not api_server.host.service(unit).is_running
@@ -98,19 +71,19 @@ def test_log_of_a_halted_worker_can_be_read(airflow: Airflow, machines: Machines
         assert f"running on {task['hostname']}" in airflow.log(task)
     finally:
         machines.up(task["hostname"])
-    works(airflow)
+    check_pinned_tasks(airflow)
 
 
 def test_worker_comes_back_after_it_was_destroyed(airflow: Airflow, machines: Machines) -> None:
     machines.destroy("worker1")
     assert machines.status()["worker1"] == "not_created"
     machines.up("worker1")
-    works(airflow)
+    check_pinned_tasks(airflow)
 
 
 def test_machine_that_was_halted_comes_back_with_its_services(airflow: Airflow, machines: Machines) -> None:
     machines.halt("master2")
-    works(airflow)
+    check_pinned_tasks(airflow)
     machines.up("master2")
     guest = machines.guest("master2")
     assert guest.run("getent hosts broker").split()[0] == "192.168.56.10"
@@ -135,9 +108,3 @@ def test_what_a_lost_machine_had_locked_is_free_again(
     finally:
         faults.mend(machines, "master1")
         machines.guest("master1").run("systemctl stop hold || true")
-
-
-def works(airflow: Airflow) -> None:
-    """Assert that both pinned tasks of dist_example find their worker."""
-    run_id = airflow.trigger("dist_example")
-    assert airflow.wait("dist_example", run_id, within=120)["state"] == "success"

@@ -14,7 +14,7 @@ from lab.client import Airflow, connect, eventually
 from lab.machines import Machines
 from lab.status import collect
 from lab.topology import Topology
-from tests.test_broker import on_redis, server, stopped_workers
+from tests.support.brokers import on_redis, redis_client, stopped_workers
 
 pytestmark = pytest.mark.destructive
 WITHIN = 30  # seconds from the death of a worker until a task whose message it had received runs elsewhere
@@ -60,9 +60,9 @@ def test_task_without_a_message_is_named_and_runs_at_its_first_attempt(
 ) -> None:
     with stopped_workers(machines, topology):
         run_id = airflow.trigger("dist_example")
-        eventually(lambda: _waits(server(topology, secret)), within=60, every=0.2)
+        eventually(lambda: _waits(redis_client(topology, secret)), within=60, every=0.2)
         with stopped_schedulers(machines, topology):  # they would send it again, soon
-            take(server(topology, secret))
+            take(redis_client(topology, secret))
             eventually(lambda: _named(machines), within=30)
     run = airflow.wait("dist_example", run_id, within=WITHIN + 30)  # the workers have to start
     assert run["state"] == "success"

@@ -8,7 +8,7 @@ import pytest
 
 from lab.machines import Guest, Machines
 from lab.topology import ROOT, Topology
-from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
+from tests.support.checkout import Checkout
 
 
 def test_vagrant_knows_the_machines_of_the_topology(machines: Machines, topology: Topology) -> None:
@@ -42,7 +42,7 @@ def test_vagrants_public_key_is_not_accepted(any_machine: Guest) -> None:
     assert "vagrant insecure public key" not in keys
 
 
-def test_another_checkout_is_told_who_has_the_network(checkout: Checkout, topology: Topology) -> None:  # noqa: F811
+def test_another_checkout_is_told_who_has_the_network(checkout: Checkout, topology: Topology) -> None:
     assert f"the network {topology.network} is in use: machines of {ROOT} are running on it" in checkout.refused(
         "up", PROVIDER=topology.provider
     )

@@ -13,8 +13,8 @@ import pytest
 from lab.client import Airflow, connect, eventually
 from lab.machines import Machines
 from lab.topology import QUEUE_UNITS, Topology
-from tests.test_broker import OTHER, alone, on_rabbitmq, on_redis
-from tests.test_provisioning import changed_setting
+from tests.support.brokers import OTHER, check_only_broker, on_rabbitmq, on_redis
+from tests.support.provisioning import changed_setting
 
 pytestmark = pytest.mark.destructive
 DAG = "ledger"
@@ -85,7 +85,7 @@ def test_move_that_is_interrupted_is_completed_by_provisioning_again(
         output, _ = beside.communicate(timeout=120)
         assert beside.returncode == 0 or "another process is already executing" in output, output
         machines.provision()
-        alone(machines.guest("broker"), broker)
+        check_only_broker(machines.guest("broker"), broker)
 
 
 @on_rabbitmq
@@ -97,7 +97,7 @@ def test_machine_that_was_off_moves_when_it_is_back(
         machines.provision(BROKER=broker)
         assert machines.guest("broker").host.service(QUEUE_UNITS[OTHER[broker]]).is_running
         machines.up("worker2")
-        alone(machines.guest("broker"), broker)
+        check_only_broker(machines.guest("broker"), broker)
 
 
 @on_redis
@@ -110,7 +110,7 @@ def test_move_is_taken_back_while_the_worker_before_ends_its_tasks(
     eventually(lambda: drains(machines), within=120)
     interrupt(move)
     machines.provision(BROKER=broker)
-    alone(machines.guest("broker"), broker)
+    check_only_broker(machines.guest("broker"), broker)
     check_done_once(airflow, topology, run_id, 16)
 
 
@@ -146,7 +146,7 @@ def lose_worker_during_move(
     machines.hypervisor("cut", "worker1")  # and not Vagrant's halt: a machine that is provisioned is locked
     move.communicate(timeout=300)
     machines.up("worker1")
-    alone(machines.guest("broker"), broker)
+    check_only_broker(machines.guest("broker"), broker)
     assert cut
     for run_id in runs:
         assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.counts(DAG, run_id)

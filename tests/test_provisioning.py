@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from lab.client import Airflow, connect, eventually
 from lab.machines import Guest, Machines
 from lab.topology import ROOT, Topology
-from tests.test_faults import visitors, works
+from tests.support.provisioning import changed_setting, check_unchanged
+from tests.support.traffic import check_pinned_tasks, client_traffic
 
 pytestmark = pytest.mark.usefixtures("broker")
 
@@ -24,30 +22,12 @@ def started(guest: Guest) -> str:
     return guest.run(f"systemctl show --state active --property Id,ActiveEnterTimestampMonotonic {units}")
 
 
-def check_unchanged(output: str) -> None:
-    """Assert that pyinfra, by its own count, found everything as it should be."""
-    operations, success, error, unchanged = re.findall(r"Grand total +(\S+) +(\S+) +(\S+) +(\S+)", output)[0]
-    assert (success, error, unchanged) == ("-", "-", operations), output
-
-
 def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> None:
     before = started(any_machine)
     name = any_machine.machine.name
     done = subprocess.run(["vagrant", "provision", name], check=True, capture_output=True, text=True, cwd=ROOT)
     check_unchanged(done.stdout)
     assert started(any_machine) == before
-
-
-@contextmanager
-def changed_setting() -> Iterator[None]:
-    """Change an option that every service of Airflow reads, and put it back."""
-    settings = ROOT / "config" / "airflow.cfg.j2"
-    before = settings.read_text()
-    settings.write_text(before.replace("[core]\n", "[core]\nmax_active_runs_per_dag = 17\n", 1))
-    try:
-        yield
-    finally:
-        settings.write_text(before)
 
 
 @pytest.mark.destructive
@@ -60,7 +40,7 @@ def test_changed_setting_fails_no_request_and_interrupts_no_task(
     started = [guest.run(show) for guest in masters]
     run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker has to end when it is stopped
     eventually(lambda: _all_run(airflow, run_id), within=60)
-    with changed_setting(), visitors(airflow) as answers:
+    with changed_setting(), client_traffic(airflow) as answers:
         machines.provision()
     assert all(old != guest.run(show) for old, guest in zip(started, masters, strict=True))
     assert set(answers) == {"200"}
@@ -87,7 +67,7 @@ def test_more_workers_join_and_are_remembered(airflow: Airflow, machines: Machin
         assert json.loads((ROOT / ".lab/choices.json").read_text())["workers"] == 4
         assert machines.guest("worker4").run("systemctl is-active airflow-worker") == "active"
         assert others == {name: started(machines.guest(name)) for name in others}
-        works(airflow)
+        check_pinned_tasks(airflow)
         refused = subprocess.run(
             ["vagrant", "up"], env={"PATH": "/usr/bin:/bin", "WORKERS": "2"}, capture_output=True, text=True, cwd=ROOT
         )
@@ -97,4 +77,4 @@ def test_more_workers_join_and_are_remembered(airflow: Airflow, machines: Machin
         for name in ("worker3", "worker4"):
             machines.destroy(name)
         machines.up(WORKERS="2")
-    works(airflow)
+    check_pinned_tasks(airflow)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.unit.test_bad_input import Checkout, move
+from tests.support.checkout import Checkout
 
 SECOND_LAB = {"WORKERS": "1"}  # beside the one under test
 
@@ -27,7 +27,7 @@ def test_two_labs_built_from_nothing_have_equal_manifests(tmp_path: Path) -> Non
 def _manifest_of_a_new_lab(root: Path, build: str) -> dict[str, Any]:
     """Build a lab with a machine image of its own, and return its manifest; nothing of it is left."""
     checkout = Checkout(root)
-    move(checkout, "192.168.57")
+    checkout.use_network("192.168.57")
     checkout.change(lambda lab: lab.update(forwarded_ports={k: port + 1 for k, port in lab["forwarded_ports"].items()}))
     # The image is named after what it is made from: with a file of its own it is not that of another lab.
     (root / "provision" / "build").write_text(build)

@@ -1,6 +1,6 @@
 """A machine with a kernel of its own: the broker, from our box, in libvirt; emulated where there is no KVM.
 
-It is brought up in a copy of the checkout while the other tests run (`pytest_collection_finish` in conftest.py), and
+It is brought up in a copy of the checkout while the other tests run (`tests/support/virtual_machine.py`), and
 the tests of a machine are run there.
 """
 
@@ -17,7 +17,7 @@ import pytest
 from lab import faults
 from lab.client import eventually
 from lab.machines import Guest, Machines
-from tests.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
+from tests.support.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
 
 OF_A_MACHINE = ["tests/test_machines.py", "tests/test_services.py", "tests/test_broker.py"]
 

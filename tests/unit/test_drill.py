@@ -15,7 +15,7 @@ import pytest
 
 from lab import drills, report
 from lab.readme import as_shipped
-from tests.unit.test_judge import entry
+from tests.support.drill_records import entry
 
 TASKS = [{"task_id": "work", "map_index": 0, "state": "success"}]
 

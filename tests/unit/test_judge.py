@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
-from lab.drills import Record, Request
-from lab.ledger import Judgement, Try, judge
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def at(seconds: float) -> datetime:
-    return START + timedelta(seconds=seconds)
-
-
-def entry(
-    task: int, number: int, start: float, seen: float, *, ended: bool = True, stands: bool = True, host: str = "worker1"
-) -> Try:
-    return Try(task, number, host, at(start), at(seen), at(seen) if ended else None, ended and stands)
+from lab.ledger import Judgement, judge
+from tests.support.drill_records import entry, record
 
 
 def test_tasks_done_once_are_good() -> None:
@@ -71,12 +57,6 @@ def test_task_that_airflow_calls_failed_is_failed_though_its_work_was_done() -> 
     found = judge([entry(0, 1, 0, 5)], {0: "failed"})
     assert found.failed == [0]
     assert not found.good(overlap=True)
-
-
-def record(*tries: Try) -> Record:
-    found = Record("a", "A", "redis", False, ["worker1"], "run", START, fault_at=at(10), tries=list(tries))
-    found.requests = [Request(at(1), 0.1), Request(at(11), 5, "ReadTimeout")]
-    return found
 
 
 def test_recovery_lasts_until_the_last_broken_task_has_begun_again() -> None:

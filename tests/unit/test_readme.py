@@ -61,4 +61,4 @@ def test_readme_is_short() -> None:
 def test_suite_runs_every_file_of_tests() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     files = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
-    assert set(settings["testpaths"]) == files | {"tests/unit"}
+    assert set(settings["testpaths"]) == files | {"tests/unit", "tests/host"}

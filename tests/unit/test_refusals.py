@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lab import cli
 from lab.machines import Machines
-from tests.unit.test_bad_input import Checkout
+from tests.support.checkout import Checkout
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.ledger import judge
 from lab.report import write
-from tests.unit.test_judge import entry, record
+from tests.support.drill_records import entry, record
 
 SVG = "{http://www.w3.org/2000/svg}"
 

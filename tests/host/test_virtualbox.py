@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
+from tests.support.checkout import Checkout
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def virtualbox(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{command.parent}:{os.environ['PATH']}"
 
 
-def test_vagrant_accepts_the_settings(checkout: Checkout, virtualbox: str) -> None:  # noqa: F811
+def test_vagrant_accepts_the_settings(checkout: Checkout, virtualbox: str) -> None:
     environment = os.environ | {"PROVIDER": "virtualbox", "PATH": virtualbox}
     subprocess.run(["vagrant", "validate"], check=True, capture_output=True, cwd=checkout.root, env=environment)
 
 
-def test_vagrant_refuses_a_setting_that_virtualbox_has_not(checkout: Checkout, virtualbox: str) -> None:  # noqa: F811
+def test_vagrant_refuses_a_setting_that_virtualbox_has_not(checkout: Checkout, virtualbox: str) -> None:
     definition = checkout.root / "provision" / "host" / "virtualbox.rb"
     definition.write_text(definition.read_text().replace("linked_clone", "linked_copy"))
     # What the lab was told stands above what the user has set for all of Vagrant.
@@ -35,5 +35,5 @@ def test_vagrant_refuses_a_setting_that_virtualbox_has_not(checkout: Checkout, v
     assert "linked_copy" in done.stderr
 
 
-def test_host_without_virtualbox_is_told(checkout: Checkout) -> None:  # noqa: F811
+def test_host_without_virtualbox_is_told(checkout: Checkout) -> None:
     assert "no VirtualBox: the command VBoxManage is not there" in checkout.refused("up", PROVIDER="virtualbox")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.topology import ROOT, Topology
-from tests.unit.commands import Commands, ruby
+from tests.support.commands import Commands, ruby
 
 SAVE = "Lab.new(ARGV[0]).save"
 PROVIDE = "lab = Lab.new(ARGV[0]); LibvirtProvider.new(lab); lab.save"

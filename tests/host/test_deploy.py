@@ -18,7 +18,7 @@ import pytest
 
 from lab import deploy
 from lab.topology import ROOT
-from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
+from tests.support.checkout import Checkout
 
 WRITES_DOWN = '#!/bin/sh\ncat >"$(dirname "$0")/sent/$1.$(ls "$(dirname "$0")/sent" | grep -c "^$1[.]")"\n'
 SERVERS = {
@@ -32,7 +32,7 @@ SERVERS = {
 class Desk:
     """A user's folder, with a stand-in for ssh in it, and a checkout elsewhere."""
 
-    def __init__(self, root: Path, checkout: Checkout) -> None:  # noqa: F811
+    def __init__(self, root: Path, checkout: Checkout) -> None:
         self.root = root
         self.checkout = checkout
         (root / "sent").mkdir(parents=True)
@@ -69,7 +69,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Desk:  # noqa: F811
+def desk(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(deploy, "ROOT", checkout.root)
     return Desk(tmp_path_factory.mktemp("desk"), checkout)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.commands import Commands, ruby
-from tests.unit.test_bad_input import Checkout, free_ports, set_machine
+from tests.support.checkout import Checkout, set_machine
+from tests.support.commands import Commands, ruby
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def provider(commands: Commands, checkout: Checkout, script: str, **environment:
 @pytest.fixture
 def docker(commands: Commands, checkout: Checkout) -> Commands:
     """A Docker engine that has no machine."""
-    free_ports(checkout)
+    checkout.use_free_ports()
     commands.add("docker", 'case $1 in version) echo 1 ;; info) echo "/nonexistent" ;; esac')
     return commands
 

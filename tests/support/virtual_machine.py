@@ -9,6 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from lab import faults
 from lab.machines import Machines
 from lab.topology import ROOT
@@ -64,3 +66,23 @@ class VirtualMachine:
             self.process.wait(60)
         subprocess.run(["vagrant", "destroy", "--force"], cwd=self.root, capture_output=True, check=False)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+RUNNING = pytest.StashKey[VirtualMachine]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts what takes longest, the virtual machine, before the first test; its tests are the last."""
+    wanted = any("virtual_machine" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        session.config.stash[RUNNING] = VirtualMachine()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if RUNNING in session.config.stash:
+        session.config.stash[RUNNING].remove()
+
+
+@pytest.fixture(scope="session")
+def virtual_machine(request: pytest.FixtureRequest) -> VirtualMachine:
+    return request.config.stash[RUNNING]

@@ -11,7 +11,7 @@ import pytest
 
 from lab.machines import Machines
 from lab.topology import ROOT
-from tests.unit.commands import Commands
+from tests.support.commands import Commands
 
 HOST = ROOT / "provision" / "host"
 BASE = "airflow-lab/debian:trixie"

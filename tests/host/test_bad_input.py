@@ -3,69 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import subprocess
-from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab.topology import ROOT
-
-Change = Callable[[dict[str, Any]], object]
-
-
-class Checkout:
-    """A copy of what Vagrant reads, to break."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for folder in ("config", "dags", "lab", "provision"):
-            shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Vagrantfile", root)
-
-    def change(self, change: Change) -> None:
-        path = self.root / "config" / "lab.json"
-        lab = json.loads(path.read_text())
-        change(lab)
-        path.write_text(json.dumps(lab))
-
-    def refused(self, command: str, **environment: str) -> str:
-        """Return what Vagrant says; AssertionError unless it fails, having touched nothing."""
-        done = subprocess.run(
-            ["vagrant", command],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            cwd=self.root,
-            timeout=60,
-        )
-        assert done.returncode != 0, done.stdout
-        assert "Bringing machine" not in done.stdout
-        assert not (self.root / ".lab" / "secrets.json").exists()
-        assert done.stderr.startswith("airflow-lab: "), done.stderr
-        return done.stderr
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path)
+from tests.support.checkout import Change, Checkout, set_machine
 
 
 @pytest.fixture
 def elsewhere(checkout: Checkout) -> Checkout:
     """A checkout with a network of its own: the real lab may be up."""
-    move(checkout, "192.168.57")
+    checkout.use_network("192.168.57")
     return checkout
-
-
-def move(checkout: Checkout, prefix: str) -> None:
-    path = checkout.root / "config" / "lab.json"
-    path.write_text(path.read_text().replace("192.168.56", prefix))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +35,6 @@ def test_unknown_choice_is_refused(checkout: Checkout, variable: str, value: str
     assert message.startswith(f"airflow-lab: {variable}: ")
     assert value in message
     assert allowed in message
-
-
-def set_machine(name: str, **entries: Any) -> Change:
-    return lambda lab: lab["machines"][name].update(entries)
 
 
 def set_timing(**seconds: int) -> Change:
@@ -209,17 +155,8 @@ def test_forwarded_port_that_is_taken_is_named(elsewhere: Checkout) -> None:
     assert f"ss -ltnp 'sport = :{port}'" in message
 
 
-def free_ports(checkout: Checkout) -> None:
-    """Forward to ports that nothing has: the real lab may have the usual ones."""
-    services = json.loads((ROOT / "config/lab.json").read_text())["forwarded_ports"]
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in services]
-        ports = {service: server.getsockname()[1] for service, server in zip(services, sockets, strict=True)}
-    checkout.change(lambda lab: lab["forwarded_ports"].update(ports))
-
-
 def test_too_little_memory_is_named(elsewhere: Checkout) -> None:
-    free_ports(elsewhere)
+    elsewhere.use_free_ports()
     elsewhere.change(set_machine("broker", memory_mb=10**9))
     message = elsewhere.refused("up")
     assert "too little memory: broker, master1, master2, worker1, worker2 need 1000004096 MiB" in message
@@ -227,25 +164,25 @@ def test_too_little_memory_is_named(elsewhere: Checkout) -> None:
 
 
 def test_too_little_disk_is_named(elsewhere: Checkout) -> None:
-    free_ports(elsewhere)
+    elsewhere.use_free_ports()
     elsewhere.change(lambda lab: lab.update(disk_mb=10**9))
     assert "too little disk: a new lab needs 1000000000 MiB" in elsewhere.refused("up")
 
 
 def test_network_that_docker_uses_is_named(checkout: Checkout) -> None:
-    free_ports(checkout)
+    checkout.use_free_ports()
     shown = subprocess.run(
         ["docker", "network", "inspect", "bridge"], check=True, capture_output=True, text=True
     ).stdout
     subnet = json.loads(shown)[0]["IPAM"]["Config"][0]["Subnet"]
-    move(checkout, ".".join(subnet.split(".")[:3]))
+    checkout.use_network(".".join(subnet.split(".")[:3]))
     assert "is in use by Docker's network bridge" in checkout.refused("up")
 
 
 def test_network_that_the_host_uses_is_named(checkout: Checkout) -> None:
-    free_ports(checkout)
+    checkout.use_free_ports()
     subprocess.run(["docker", "version"], check=True, capture_output=True)
-    move(checkout, "127.0.0")
+    checkout.use_network("127.0.0")
     assert "is in use on this host: lo has 127.0.0.1" in checkout.refused("up")
 
 

@@ -20,10 +20,10 @@ from lab.topology import ROOT
 
 SYSTEMS = ("x86_64-linux", "aarch64-linux")
 COPIED = (
-    *(".ci", "bin", "config", "lab", "nix", "provision", "tests/lint.sh", "tests/unit/nixpkgs"),
+    *(".ci", "bin", "config", "lab", "nix", "provision", "tests/lint.sh", "tests/host/nixpkgs"),
     *("Makefile", "Vagrantfile", "flake.nix"),
 )
-KNOWN = json.loads((ROOT / "tests/unit/nixpkgs/attributes.json").read_text())
+KNOWN = json.loads((ROOT / "tests/host/nixpkgs/attributes.json").read_text())
 PACKAGES: dict[str, list[str]] = {name: entry["commands"] for name, entry in KNOWN["packages"].items()}
 # What the shell does not have, of what the host's scripts ask for.
 ELSEWHERE = {
@@ -39,7 +39,7 @@ OUTPUTS = """
 let
   flake = import ./flake.nix;
   self = { outPath = toString ./.; };
-  nixpkgs = { outPath = ./tests/unit/nixpkgs; lib = import ./tests/unit/nixpkgs/lib.nix; };
+  nixpkgs = { outPath = ./tests/host/nixpkgs; lib = import ./tests/host/nixpkgs/lib.nix; };
 in
 flake.outputs { inherit self nixpkgs; }
 """
@@ -58,7 +58,7 @@ let
 in
 builtins.listToAttrs (map (name: {{ inherit name; value = system name; }}) (builtins.attrNames outputs.devShells))
 """
-STAND_IN = 'import ./tests/unit/nixpkgs { system = "any"; config.allowUnfreePredicate = _: false; }'
+STAND_IN = 'import ./tests/host/nixpkgs { system = "any"; config.allowUnfreePredicate = _: false; }'
 
 
 def evaluate(expression: str, root: Path = ROOT) -> Any:
@@ -94,7 +94,11 @@ def locked_python() -> set[str]:
 def called_on_the_host() -> set[str]:
     """Return the commands that what runs on the host calls, but for what .venv and other places have."""
     scripts = [ROOT / "Makefile", ROOT / "bin/lab", ROOT / "tests/lint.sh", *(ROOT / "lab").glob("*.py")]
-    scripts += [*(ROOT / "provision/host").glob("*.rb"), *(ROOT / "tests").glob("*.py")]
+    scripts += [
+        *(ROOT / "provision/host").glob("*.rb"),
+        *(ROOT / "tests").glob("*.py"),
+        *(ROOT / "tests/support").glob("*.py"),
+    ]
     scripts += [ROOT / "provision/host" / f"{name}.sh" for name in ("install", "with-groups", "add-box", "clean")]
     return called(code(*scripts)) - set(ELSEWHERE) - locked_python()
 

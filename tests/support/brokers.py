@@ -1,0 +1,57 @@
+"""Clients of the broker, and the state of its two queue servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pika
+import pytest
+import redis
+
+from lab.machines import Guest, Machines
+from lab.topology import QUEUE_UNITS, Topology
+
+OTHER = {"redis": "rabbitmq", "rabbitmq": "redis"}
+on_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
+on_rabbitmq = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+
+
+def amqp_connection(topology: Topology, user: str, password: str) -> pika.BlockingConnection:
+    login = pika.PlainCredentials(user, password)
+    host, port = topology.with_role("queue")[0].address, topology.ports["rabbitmq"]
+    return pika.BlockingConnection(
+        pika.ConnectionParameters(host, port, "airflow", login, socket_timeout=5, connection_attempts=1)
+    )
+
+
+def redis_client(topology: Topology, secret: dict[str, str]) -> redis.Redis:
+    host, port = topology.with_role("queue")[0].address, topology.ports["redis"]
+    return redis.Redis(host, port, password=secret["redis_password"])
+
+
+def queue_depth(topology: Topology, secret: dict[str, str], queue: str) -> int:
+    """Returns how many tasks wait in a queue of the chosen broker."""
+    if topology.broker == "redis":
+        return int(redis_client(topology, secret).llen(queue))  # type: ignore[arg-type]
+    with amqp_connection(topology, "airflow", secret["rabbitmq_password"]) as connection:
+        return connection.channel().queue_declare(queue, passive=True).method.message_count
+
+
+def check_only_broker(queue: Guest, broker: str) -> None:
+    """Asserts that a broker runs, and the other does not."""
+    assert queue.host.service(QUEUE_UNITS[broker]).is_running
+    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_running
+    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_enabled
+
+
+@contextmanager
+def stopped_workers(machines: Machines, topology: Topology) -> Iterator[None]:
+    guests = [machines.guest(worker.name) for worker in topology.with_role("worker")]
+    for guest in guests:
+        guest.run("systemctl stop airflow-worker")
+    try:
+        yield
+    finally:
+        for guest in guests:
+            guest.run("systemctl start airflow-worker")

@@ -1,0 +1,26 @@
+"""Entries of the ledger and records of drills, made up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from lab.drills import Record, Request
+from lab.ledger import Try
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def entry(
+    task: int, number: int, start: float, seen: float, *, ended: bool = True, stands: bool = True, host: str = "worker1"
+) -> Try:
+    return Try(task, number, host, at(start), at(seen), at(seen) if ended else None, ended and stands)
+
+
+def record(*tries: Try) -> Record:
+    found = Record("a", "A", "redis", False, ["worker1"], "run", START, fault_at=at(10), tries=list(tries))
+    found.requests = [Request(at(1), 0.1), Request(at(11), 5, "ReadTimeout")]
+    return found

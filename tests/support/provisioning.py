@@ -1,0 +1,27 @@
+"""A changed setting, and what pyinfra says of a provisioning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab.topology import ROOT
+
+
+@contextmanager
+def changed_setting() -> Iterator[None]:
+    """Changes an option that every service of Airflow reads, and restores it."""
+    settings = ROOT / "config" / "airflow.cfg.j2"
+    before = settings.read_text()
+    settings.write_text(before.replace("[core]\n", "[core]\nmax_active_runs_per_dag = 17\n", 1))
+    try:
+        yield
+    finally:
+        settings.write_text(before)
+
+
+def check_unchanged(output: str) -> None:
+    """Asserts that pyinfra, by its own count, changed nothing."""
+    operations, success, error, unchanged = re.findall(r"Grand total +(\S+) +(\S+) +(\S+) +(\S+)", output)[0]
+    assert (success, error, unchanged) == ("-", "-", operations), output
