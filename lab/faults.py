@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from lab.checkout import Lab
 from lab.doctor import CLOCK
@@ -16,6 +17,8 @@ from lab.machines import FROZEN, RUNNING
 from lab.roles import ROLES
 from lab.topology import Topology
 
+SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS = Path(__file__).parent / "scripts"
 ALL = "all"  # the name of every machine at once, for power
 TABLE = "inet airflow_lab_fault"
 FILLER = "/var/lib/airflow-lab/filler"
@@ -100,7 +103,7 @@ def states(lab: Lab, names: Sequence[str]) -> dict[str, str]:
 
 def script(lab: Lab, machine: str, name: str, *arguments: object) -> str:
     """Run a file of `lab/scripts` on a machine and return what it prints."""
-    text = (lab.root / "lab" / "scripts" / name).read_text()
+    text = (SCRIPTS / name).read_text()
     return lab.machines.guest(machine).run_script(text, *map(str, arguments))
 
 
@@ -177,7 +180,7 @@ FAULTS = {
 }
 
 
-def heal(lab: Lab) -> list[str]:
-    """Undo every fault on every machine, and return what was undone."""
-    names = [machine.name for machine in lab.topology.machines]
+def heal(lab: Lab, names: Sequence[str] = ()) -> list[str]:
+    """Undo every fault on the machines `names`, or on all, and return what was undone."""
+    names = names or [machine.name for machine in lab.topology.machines]
     return [line for undo in dict.fromkeys(fault.undo for fault in FAULTS.values()) for line in undo(lab, names)]

@@ -10,7 +10,7 @@ import pytest
 import redis
 from pika.exceptions import ProbableAuthenticationError
 
-from lab.client import Airflow, eventually
+from lab.client import Airflow
 from lab.machines import Guest, Machines
 from lab.topology import Topology
 from tests.support.brokers import (
@@ -22,10 +22,11 @@ from tests.support.brokers import (
     redis_client,
     stopped_workers,
 )
+from tests.support.lab import LAB
 
 
 def management(topology: Topology, secret: dict[str, str], path: str) -> Any:
-    url = f"http://{topology.reach('queue', 'rabbitmq_management')}/api/{path}"
+    url = f"http://{topology.reach('rabbitmq_management')}/api/{path}"
     return httpx.get(url, auth=("airflow", secret["rabbitmq_password"]), trust_env=False).raise_for_status().json()
 
 
@@ -89,7 +90,7 @@ def test_message_published_with_confirm_is_consumed(broker: str, topology: Topol
 
 
 def test_only_the_chosen_broker_runs(broker: str, queue: Guest) -> None:
-    eventually(lambda: check_only_broker(queue, broker), within=60)
+    LAB.eventually(lambda: check_only_broker(queue, broker), within=60)
 
 
 def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology, flower_api: httpx.Client) -> None:
@@ -99,7 +100,7 @@ def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology,
         known = {queue["name"]: queue["messages"] for queue in queues}
         assert known == {queue: 0 for worker in topology.with_role("worker") for queue in worker.queues}
 
-    eventually(lengths, within=60)
+    LAB.eventually(lengths, within=60)
 
 
 # What it keeps
@@ -116,7 +117,7 @@ def test_depth_of_the_queue_is_the_number_of_queued_tasks(
             assert set(airflow.states("dist_example", run_id).values()) == {"queued"}
             assert [queue_depth(topology, secret, queue) for queue in ("queue_1", "queue_2")] == [1, 1]
 
-        eventually(queued, within=60)
+        LAB.eventually(queued, within=60)
     assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"
 
 
@@ -149,5 +150,5 @@ def test_worker_that_takes_no_tasks_is_restarted(
         assert worker.run("systemctl show --property MainPID --value %s", unit) != pid
         assert "is connected but listens to" in worker.run("journalctl --unit airflow-worker-watch --no-pager")
 
-    eventually(restarted, within=180)
+    LAB.eventually(restarted, within=180)
     assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"

@@ -12,10 +12,11 @@ import psycopg
 import pytest
 from vega_datasets import local_data
 
-from lab.client import Airflow, eventually
+from lab.client import Airflow
 from lab.machines import Machines
 from lab.topology import Topology
 from tests.support.health import check_healthy
+from tests.support.lab import LAB
 
 pytestmark = pytest.mark.usefixtures("broker")
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
@@ -37,7 +38,7 @@ def api_server(topology: Topology, index: int) -> str:
 
 
 def test_every_part_of_the_lab_reports(machines: Machines) -> None:
-    eventually(lambda: check_healthy(machines), within=60)
+    LAB.eventually(lambda: check_healthy(), within=60)
 
 
 def test_load_balancer_uses_every_api_server(airflow: Airflow, topology: Topology) -> None:
@@ -63,7 +64,7 @@ def test_workers_are_registered_with_their_queues(topology: Topology, flower_api
         }
         assert queues == {worker.name: set(worker.queues) for worker in topology.with_role("worker")}
 
-    eventually(registered, within=60)
+    LAB.eventually(registered, within=60)
 
 
 def test_token_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
@@ -138,7 +139,7 @@ def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
         assert states == dict.fromkeys(MONTHS, "success")
         return runs
 
-    for run in eventually(caught_up, within=180):
+    for run in LAB.eventually(caught_up, within=180):
         tasks = airflow.tasks(STOCKS, run["dag_run_id"])
         assert len(tasks) == 6
         assert most_at_once(intervals(tasks)) <= 2

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from lab.client import Airflow, eventually
-from lab.topology import ROOT
+from lab.client import Airflow
+from tests.support import ROOT
 from tests.support.checkout import Checkout
+from tests.support.lab import LAB
 from tests.support.provisioning import check_unchanged
 
 NETWORK = "airflow-lab-servers"
@@ -82,7 +83,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         common = f"Host *\n  IdentityFile {key}\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
         config.write_text(users + common)
         for number in range(10, 10 + len(names)):
-            eventually(partial(_has_sshd, f"{SUBNET}.{number}"), within=60)
+            LAB.eventually(partial(_has_sshd, f"{SUBNET}.{number}"), within=60)
         yield f"ssh -F {config} -o BatchMode=yes"
     finally:
         subprocess.run(["docker", "rm", "--force", NETWORK, *names], capture_output=True, check=False)
@@ -111,9 +112,9 @@ def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tm
     deploy = [sys.executable, "-m", "lab.cli", "deploy", "../servers.json", "--ssh", ssh]
     subprocess.run(deploy, check=True, cwd=checkout)
     password = json.loads((tmp_path / "servers" / "secrets.json").read_text())["airflow_admin_password"]
-    airflow = eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
+    airflow = LAB.eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
     assert airflow.wait("dist_example", airflow.trigger("dist_example"), within=120)["state"] == "success"
-    eventually(lambda: _knows(airflow, goes=True), within=120)
+    LAB.eventually(lambda: _knows(airflow, goes=True), within=120)
 
     (checkout / "dags" / "goes.py").unlink()
     subprocess.run(deploy, check=True, cwd=checkout)
@@ -122,7 +123,7 @@ def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tm
         found = docker("exec", f"{NETWORK}-{name}", "ls", "/opt/airflow/dags", "/vagrant").split()
         assert "dist_example.py" in found
         assert "goes.py" not in found
-    eventually(lambda: _knows(airflow, goes=False), within=120)
+    LAB.eventually(lambda: _knows(airflow, goes=False), within=120)
 
 
 def _knows(airflow: Airflow, *, goes: bool) -> None:

@@ -8,9 +8,10 @@ import psycopg
 import pytest
 
 from lab import faults
-from lab.client import Airflow, eventually
+from lab.client import Airflow
 from lab.machines import Guest, Machines
 from lab.topology import Topology
+from tests.support.lab import LAB
 from tests.support.traffic import check_pinned_tasks, client_traffic
 
 pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
@@ -28,13 +29,13 @@ with engine.connect() as connection:
 def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
     unit = "airflow-api-server"
     with client_traffic(airflow) as answers:
-        eventually(lambda: _answers(answers, 20), within=30)
+        LAB.eventually(lambda: _answers(answers, 20), within=30)
         api_server.run(f"systemctl kill --kill-whom=all --signal={signal} {unit} && systemctl stop {unit}")
         assert not api_server.host.service(unit).is_running
         seen = len(answers)
-        eventually(lambda: _answers(answers, seen + 40), within=60)
+        LAB.eventually(lambda: _answers(answers, seen + 40), within=60)
         api_server.run(f"systemctl start {unit}")
-        eventually(lambda: _serves(airflow, api_server), within=60)
+        LAB.eventually(lambda: _serves(airflow, api_server), within=60)
     assert set(answers) == {"200"}
 
 
@@ -87,7 +88,7 @@ def test_machine_that_was_halted_comes_back_with_its_services(airflow: Airflow, 
     machines.up("master2")
     guest = machines.guest("master2")
     assert guest.run("getent hosts broker").split()[0] == "192.168.56.10"
-    eventually(lambda: _serves(airflow, guest), within=90)
+    LAB.eventually(lambda: _serves(airflow, guest), within=90)
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -102,9 +103,9 @@ def test_what_a_lost_machine_had_locked_is_free_again(
 
     machines.guest("master1").run("systemd-run --unit hold --collect /opt/airflow/venv/bin/python -c %s", HOLD)
     try:
-        eventually(lambda: locked(1), within=30)
-        faults.FAULTS["partition"].inject(machines, "master1", "database")
-        eventually(lambda: locked(0), within=30)
+        LAB.eventually(lambda: locked(1), within=30)
+        faults.FAULTS["partition"].inject(LAB, "master1", "database")
+        LAB.eventually(lambda: locked(0), within=30)
     finally:
-        faults.mend(machines, "master1")
+        faults.heal(LAB, ["master1"])
         machines.guest("master1").run("systemctl stop hold || true")

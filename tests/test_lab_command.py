@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.client import eventually
 from lab.machines import Machines
-from lab.topology import ROOT, Topology
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.lab import LAB
 
 pytestmark = [  # one broker will do: what differs with it, the drills look at on both
     pytest.mark.destructive,
@@ -33,7 +34,7 @@ def healed() -> Iterator[None]:
 
 
 def test_status_of_a_whole_lab_is_good(topology: Topology) -> None:
-    shown = eventually(lambda: lab("status"), within=60)
+    shown = LAB.eventually(lambda: lab("status"), within=60)
     assert "all is well" in shown
     found = json.loads(lab("status", "--json"))
     assert found["problems"] == []
@@ -57,7 +58,7 @@ def test_frozen_machine_is_named_and_thawed() -> None:
     assert "worker2: does not answer" in lab("doctor", code=1)
     assert "worker2 does not answer" in lab("fault", "kill", "worker2", "worker", code=2)
     assert "worker2 thawed" in lab("heal")
-    eventually(lambda: lab("status"), within=60)
+    LAB.eventually(lambda: lab("status"), within=60)
 
 
 def test_doctor_finds_nothing_in_a_whole_lab() -> None:

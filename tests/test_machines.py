@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from lab.machines import Guest, Machines
-from lab.topology import ROOT, Topology
+from lab.topology import Topology
+from tests.support import ROOT
 from tests.support.checkout import Checkout
 
 

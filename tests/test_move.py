@@ -10,19 +10,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from lab.client import Airflow, connect, eventually
+from lab.client import Airflow
 from lab.machines import Machines
-from lab.topology import QUEUE_UNITS, Topology
+from lab.topology import Topology
 from tests.support.brokers import OTHER, check_only_broker, on_rabbitmq, on_redis
+from tests.support.lab import LAB
 from tests.support.provisioning import changed_setting
 
 pytestmark = pytest.mark.destructive
 DAG = "ledger"
 REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; in between, a crash repeats the task
 CRASHED = """
-    SELECT task, count(ended), bool_or(try = 1 AND host = %(host)s AND started < %(cut)s
-        AND (ended IS NULL OR ended > %(cut)s - make_interval(secs => %(reported)s))) AS caught, min(try)
-    FROM tries WHERE run_id = %(run)s GROUP BY task
+    SELECT task, count(ended), bool_or(attempt = 1 AND host = %(host)s AND started < %(cut)s
+        AND (ended IS NULL OR ended > %(cut)s - make_interval(secs => %(reported)s))) AS caught, min(attempt)
+    FROM attempts WHERE run_id = %(run)s GROUP BY task
 """
 
 
@@ -36,8 +37,8 @@ def working(airflow: Airflow, run_id: str, queued: int = 5) -> None:
 def check_done_once(airflow: Airflow, topology: Topology, run_id: str, tasks: int) -> None:
     """Assert that each task of a run was done once, at its first attempt."""
     assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.states(DAG, run_id)
-    query = "SELECT task, try, stands FROM tries WHERE run_id = %s ORDER BY task"
-    with connect(topology) as connection:
+    query = "SELECT task, attempt, committed FROM attempts WHERE run_id = %s ORDER BY task"
+    with LAB.connect() as connection:
         rows = connection.execute(query, [run_id]).fetchall()
     assert rows == [(task, 1, True) for task in range(tasks)]
 
@@ -46,7 +47,7 @@ def check_done_once(airflow: Airflow, topology: Topology, run_id: str, tasks: in
 def load(airflow: Airflow, topology: Topology, tasks: int, long: int) -> Iterator[None]:
     """Put tasks of a few seconds and a long one on the lab; assert that each was done once, at its first attempt."""
     run_id = airflow.trigger(DAG, tasks=tasks, seconds=4, long=long)
-    eventually(lambda: working(airflow, run_id), within=60)
+    LAB.eventually(lambda: working(airflow, run_id), within=60)
     yield
     check_done_once(airflow, topology, run_id, tasks + 1)
 
@@ -79,7 +80,7 @@ def test_move_that_is_interrupted_is_completed_by_provisioning_again(
     with load(airflow, topology, tasks=40, long=40):
         first = machines.start_provision(BROKER=broker)
         assert first.stdout
-        next(line for line in first.stdout if "master1: --> Starting operation" in line)
+        next(line for line in first.stdout if "master1: configuring" in line)
         beside = machines.start_provision()
         interrupt(first)
         output, _ = beside.communicate(timeout=120)
@@ -95,7 +96,7 @@ def test_machine_that_was_off_moves_when_it_is_back(
     with load(airflow, topology, tasks=40, long=40):
         machines.halt("worker2")
         machines.provision(BROKER=broker)
-        assert machines.guest("broker").host.service(QUEUE_UNITS[OTHER[broker]]).is_running
+        assert machines.guest("broker").host.service(LAB.topology.queue_unit(OTHER[broker])).is_running
         machines.up("worker2")
         check_only_broker(machines.guest("broker"), broker)
 
@@ -105,9 +106,9 @@ def test_move_is_taken_back_while_the_worker_before_ends_its_tasks(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
     run_id = airflow.trigger(DAG, tasks=16, seconds=60)
-    eventually(lambda: working(airflow, run_id, queued=0), within=60)
+    LAB.eventually(lambda: working(airflow, run_id, queued=0), within=60)
     move = machines.start_provision(BROKER=OTHER[broker])
-    eventually(lambda: drains(machines), within=120)
+    LAB.eventually(lambda: drains(machines), within=120)
     interrupt(move)
     machines.provision(BROKER=broker)
     check_only_broker(machines.guest("broker"), broker)
@@ -129,19 +130,18 @@ def test_worker_loses_power_during_a_move_with_a_changed_setting(
     """There, and back: soon after the move has begun, and while the worker before ends its tasks."""
     with changed_setting():
         lose_worker_during_move(airflow, machines, OTHER[broker], after_12_seconds)
-    lose_worker_during_move(airflow, machines, broker, lambda _: eventually(lambda: drains(machines), within=120))
+    lose_worker_during_move(airflow, machines, broker, lambda _: LAB.eventually(lambda: drains(machines), within=120))
 
 
 def lose_worker_during_move(
     airflow: Airflow, machines: Machines, broker: str, moment: Callable[[Machines], None]
 ) -> None:
-    """Cut the power of worker1 during a move; assert that only what it was at work on is done again."""
-    topology = machines.topology
+    """Cut the power of worker1 during a move; assert that only the tasks that it ran are executed again."""
     runs = [airflow.trigger(DAG, tasks=12, seconds=25), airflow.trigger(DAG, tasks=40, seconds=4)]
-    eventually(lambda: working(airflow, runs[1]), within=90)
+    LAB.eventually(lambda: working(airflow, runs[1]), within=90)
     move = machines.start_provision(BROKER=broker)
     moment(machines)
-    with connect(topology) as connection:
+    with LAB.connect() as connection:
         cut = connection.execute("SELECT clock_timestamp()").fetchone()
     machines.hypervisor("cut", "worker1")  # and not Vagrant's halt: a machine that is provisioned is locked
     move.communicate(timeout=300)
@@ -151,7 +151,7 @@ def lose_worker_during_move(
     for run_id in runs:
         assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.counts(DAG, run_id)
         values = {"host": "worker1", "cut": cut[0], "run": run_id, "reported": REPORTED}
-        with connect(topology) as connection:
+        with LAB.connect() as connection:
             rows = connection.execute(CRASHED, values).fetchall()
         again = {task["map_index"] for task in airflow.tasks(DAG, run_id) if task["try_number"] > 1}
         # A task that worker1 had begun may not have come to its first entry.

@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
-from lab.client import Airflow, connect, eventually
+from lab.client import Airflow
 from lab.machines import Guest, Machines
-from lab.topology import ROOT, Topology
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.lab import LAB
 from tests.support.provisioning import changed_setting, check_unchanged
 from tests.support.traffic import check_pinned_tasks, client_traffic
 
@@ -39,15 +41,15 @@ def test_changed_setting_fails_no_request_and_interrupts_no_task(
     show = "systemctl show --value --property ActiveEnterTimestampMonotonic airflow-api-server airflow-scheduler"
     started = [guest.run(show) for guest in masters]
     run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker has to end when it is stopped
-    eventually(lambda: _all_run(airflow, run_id), within=60)
+    LAB.eventually(lambda: _all_run(airflow, run_id), within=60)
     with changed_setting(), client_traffic(airflow) as answers:
         machines.provision()
     assert all(old != guest.run(show) for old, guest in zip(started, masters, strict=True))
     assert set(answers) == {"200"}
     assert len(answers) > 200
     assert airflow.wait("ledger", run_id, within=150)["state"] == "success", airflow.counts("ledger", run_id)
-    with connect(topology) as connection:
-        rows = connection.execute("SELECT try, stands FROM tries WHERE run_id = %s", [run_id]).fetchall()
+    with LAB.connect() as connection:
+        rows = connection.execute("SELECT attempt, committed FROM attempts WHERE run_id = %s", [run_id]).fetchall()
     assert rows == [(1, True)] * 16
     machines.provision()
 

@@ -1,4 +1,4 @@
-"""The services of each role: installed, running, restarted for ever, on the right ports, and locked."""
+"""The services of each role: installed, running, always restarted, on the right ports, and locked."""
 
 from __future__ import annotations
 
@@ -12,26 +12,18 @@ from packaging.requirements import Requirement
 
 from lab.client import Airflow
 from lab.machines import Guest, Machines
-from lab.topology import QUEUE_UNITS, ROOT, Machine, Topology
-from provision.roles import components
+from lab.roles import ROLES
+from lab.topology import Machine, Topology
+from tests.support import ROOT
 
 DATABASE = "postgresql@17-main.service"
-# Which port each role opens to the lab's network.
-LISTENING = {
-    "database": ["postgresql"],
-    "load_balancer": ["load_balancer", "flower"],
-    "api_server": ["api_server"],
-    "triggerer": ["triggerer_log_server"],
-    "worker": ["worker_log_server"],
-}
 pytestmark = pytest.mark.usefixtures("broker")
 # What every machine has open: sshd.
 SSH = 22
 
 
 def units(topology: Topology, machine: Machine) -> list[str]:
-    servers = {"database": DATABASE, "queue": QUEUE_UNITS[topology.broker], "load_balancer": "nginx.service"}
-    return components.units(topology, machine) + [unit for role, unit in servers.items() if role in machine.roles]
+    return [f"{unit}.service" for unit in topology.services(machine.name).values()]
 
 
 def test_services_are_enabled_and_running(any_machine: Guest, topology: Topology) -> None:
@@ -42,16 +34,16 @@ def test_services_are_enabled_and_running(any_machine: Guest, topology: Topology
         assert service.is_enabled or unit == DATABASE, unit
 
 
-def test_services_restart_for_ever(any_machine: Guest, topology: Topology) -> None:
+def test_services_are_always_restarted(any_machine: Guest, topology: Topology) -> None:
     for unit in units(topology, any_machine.machine):
         shown = any_machine.run("systemctl show --property Restart,StartLimitIntervalUSec --value %s", unit).split()
         assert shown == ["always", "0"], unit
 
 
 def test_only_what_the_roles_open_listens(any_machine: Guest, topology: Topology) -> None:
-    queue = {"redis": ["redis"], "rabbitmq": ["rabbitmq", "rabbitmq_management"]}[topology.broker]
-    opened = LISTENING | {"queue": queue}
-    expected = {topology.ports[port] for role in any_machine.machine.roles for port in opened.get(role, [])} | {SSH}
+    roles = [ROLES[role] for role in any_machine.machine.roles]
+    ports = {port for role in roles for port in role.ports_on(topology.broker)} - {"flower_local"}  # on loopback
+    expected = {topology.ports[port] for port in ports} | {SSH}
     lines = any_machine.run("ss --tcp --listening --numeric --no-header").splitlines()
     addresses = [line.split()[3] for line in lines]
     # 127.0.0.11 is Docker's own resolver.
@@ -147,14 +139,14 @@ def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/healthcheck", "/api/workers"])
 def test_flower_answers_only_with_its_password(topology: Topology, secret: dict[str, str], path: str) -> None:
-    url = f"http://{topology.reach('flower', 'flower')}{path}"
+    url = f"http://{topology.reach('flower')}{path}"
     assert httpx.get(url, trust_env=False).status_code == 401
     assert httpx.get(url, auth=("admin", "wrong"), trust_env=False).status_code == 401
     assert httpx.get(url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False).status_code == 200
 
 
 def test_airflow_answers_only_who_has_logged_in(topology: Topology) -> None:
-    url = f"http://{topology.reach('load_balancer', 'load_balancer')}"
+    url = f"http://{topology.reach('load_balancer')}"
     assert httpx.get(f"{url}/api/v2/dags", trust_env=False).status_code == 401
     answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, trust_env=False)
     assert answer.status_code == 401

@@ -15,21 +15,21 @@ import time
 import pytest
 
 from lab import faults
-from lab.client import eventually
-from lab.machines import Guest, Machines
+from lab.checkout import Lab
+from lab.machines import Guest
 from tests.support.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
 
 OF_A_MACHINE = ["tests/test_machines.py", "tests/test_services.py", "tests/test_broker.py"]
 
 
 @pytest.fixture(scope="module")
-def machines(virtual_machine: VirtualMachine) -> Machines:
+def lab(virtual_machine: VirtualMachine) -> Lab:
     return virtual_machine.resume()
 
 
 @pytest.fixture
-def broker(machines: Machines) -> Guest:
-    return machines.guest("broker")
+def broker(lab: Lab) -> Guest:
+    return lab.machines.guest("broker")
 
 
 def test_broker_from_our_box_passes_its_tests(virtual_machine: VirtualMachine, broker: Guest) -> None:
@@ -53,25 +53,25 @@ def test_folders_are_shared_both_ways(virtual_machine: VirtualMachine, broker: G
     assert broker.host.file("/opt/airflow/dags/from_the_host.py").exists
 
 
-def test_clock_goes_wrong_and_is_put_right(machines: Machines, broker: Guest) -> None:
-    faults.FAULTS["skew"].inject(machines, "broker", "-120")
+def test_clock_goes_wrong_and_is_put_right(lab: Lab, broker: Guest) -> None:
+    faults.FAULTS["skew"].inject(lab, "broker", "-120")
     assert time.time() - float(broker.run("date +%s")) > 60
-    assert "broker on-time" in faults.mend(machines, "broker")
+    assert "broker on-time" in faults.heal(lab, ["broker"])
     assert abs(time.time() - float(broker.run("date +%s"))) < 10
 
 
-def test_clock_that_is_wrong_by_little_is_put_right_too(machines: Machines, broker: Guest) -> None:
-    faults.FAULTS["skew"].inject(machines, "broker", "1")
-    assert "broker on-time" in faults.mend(machines, "broker")
+def test_clock_that_is_wrong_by_little_is_put_right_too(lab: Lab, broker: Guest) -> None:
+    faults.FAULTS["skew"].inject(lab, "broker", "1")
+    assert "broker on-time" in faults.heal(lab, ["broker"])
     assert broker.run("systemctl is-active systemd-timesyncd") == "active"
 
 
-def test_disk_fills_up_and_is_emptied(machines: Machines, broker: Guest) -> None:
+def test_disk_fills_up_and_is_emptied(lab: Lab, broker: Guest) -> None:
     write = "runuser -u vagrant -- dd if=/dev/zero of=/home/vagrant/more bs=1M count=8"
-    faults.FAULTS["fill"].inject(machines, "broker", "")
+    faults.FAULTS["fill"].inject(lab, "broker", "")
     with pytest.raises(AssertionError, match="No space left"):
         broker.run(write)
-    assert "broker emptied" in faults.mend(machines, "broker")
+    assert "broker emptied" in faults.heal(lab, ["broker"])
     broker.run(f"{write} && rm /home/vagrant/more")
 
 
@@ -87,13 +87,13 @@ def answer(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_power_off_ends_no_connection(machines: Machines, broker: Guest) -> None:
-    address = (broker.machine.address, machines.topology.ports["redis"])
+def test_power_off_ends_no_connection(lab: Lab, broker: Guest) -> None:
+    address = (broker.machine.address, lab.topology.ports["redis"])
     with connected(address) as connection:  # what a connection that is ended looks like from here
-        faults.FAULTS["kill"].inject(machines, "broker", "queue")
+        faults.FAULTS["kill"].inject(lab, "broker", "queue")
         assert answer(connection) == b""
-    with eventually(lambda: connected(address), within=60) as connection:
-        faults.FAULTS["crash"].inject(machines, "broker", "")
+    with lab.eventually(lambda: connected(address), within=60) as connection:
+        faults.FAULTS["crash"].inject(lab, "broker", "")
         with pytest.raises(TimeoutError):
             answer(connection)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lab.topology import ROOT, Topology
+from lab.topology import Topology
+from tests.support import ROOT
 from tests.support.commands import Commands, ruby
 
 SAVE = "Lab.new(ARGV[0]).save"

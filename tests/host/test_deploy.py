@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lab import deploy
-from lab.topology import ROOT
+from tests.support import ROOT
 from tests.support.checkout import Checkout
 
 WRITES_DOWN = '#!/bin/sh\ncat >"$(dirname "$0")/sent/$1.$(ls "$(dirname "$0")/sent" | grep -c "^$1[.]")"\n'
@@ -53,7 +53,7 @@ class Desk:
         for old in (self.root / "sent").iterdir():
             old.unlink()
         said: list[str] = []
-        assert deploy.deploy(inventory, [str(self.ssh)], said.append) == []
+        assert deploy.deploy(self.checkout.root, inventory, [str(self.ssh)], said.append) == []
         return {line.partition(":")[0] for line in said}
 
     def archive(self) -> list[str]:
@@ -69,8 +69,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(deploy, "ROOT", checkout.root)
+def desk(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return Desk(tmp_path_factory.mktemp("desk"), checkout)
 
 
@@ -85,14 +84,8 @@ def test_choices_of_the_callers_shell_do_not_alter_an_inventory(desk: Desk, monk
         monkeypatch.setenv(variable, value)
     assert desk.deploy(desk.inventory()) == {"data", "control", "runner1"}
     told = desk.document()["lab"]
-    assert (told["broker"], told["workers"], told["timings"], told["time_factor"]) == ("redis", 1, "fast", 1)
-
-
-def test_choices_that_an_earlier_version_remembered_do_not_alter_an_inventory(desk: Desk) -> None:
-    desk.deploy(desk.inventory())
-    (desk.root / "servers" / "choices.json").write_text('{"broker": "rabbitmq", "timings": "stock"}')
-    desk.deploy(desk.inventory())
-    assert (desk.document()["lab"]["broker"], desk.document()["lab"]["timings"]) == ("redis", "fast")
+    assert (told["broker"], told["time_factor"], told["timings"]["heartbeat_timeout"]) == ("redis", 1, 15)
+    assert "runner2" not in told["machines"]
 
 
 def test_machine_of_the_checkouts_own_lab_does_not_alter_an_inventory(desk: Desk) -> None:
@@ -144,7 +137,7 @@ def test_machine_is_sent_what_it_needs_and_nothing_of_the_hosts(desk: Desk) -> N
     desk.deploy(desk.inventory())
     sent = desk.archive()
     assert {"provision/bootstrap.sh", "provision/deploy.py", "lab/topology.py", "dags/ledger.py"} <= set(sent)
-    assert not [name for name in sent if name.startswith("provision/host/") or "__pycache__" in name]
+    assert not [name for name in sent if name.startswith(("provision/host/", "provision/images/")) or "__pycache__" in name]
     # The names of the files in config/ that provisioning reads stand in its code.
     code = "".join(path.read_text() for path in (ROOT / "provision").rglob("*.py"))
     read = {f"config/{path.name}" for path in (ROOT / "config").iterdir() if f'"{path.name}"' in code}
@@ -153,7 +146,7 @@ def test_machine_is_sent_what_it_needs_and_nothing_of_the_hosts(desk: Desk) -> N
 
 @pytest.mark.parametrize(
     ("name", "taken", "message"),
-    [("dags.json", True, "dags is not the state of an inventory"), ("servers", False, "give it a name that ends in")],
+    [("dags.json", True, "dags is not the folder of an inventory"), ("servers", False, "its name must end in")],
 )
 def test_inventory_whose_state_would_mix_with_other_files_is_refused(
     desk: Desk, name: str, taken: bool, message: str
@@ -162,15 +155,15 @@ def test_inventory_whose_state_would_mix_with_other_files_is_refused(
         (desk.root / "dags").mkdir()
         (desk.root / "dags" / "mine.py").touch()
     with pytest.raises(deploy.InvalidError, match=message):
-        deploy.deploy(desk.inventory(name), [str(desk.ssh)], print)
+        deploy.deploy(desk.checkout.root, desk.inventory(name), [str(desk.ssh)], print)
     assert not [*desk.root.rglob("secrets.json")]
 
 
 def test_mistake_in_an_inventory_is_named_before_anything_is_made(desk: Desk) -> None:
     with pytest.raises(deploy.InvalidError, match=r"^.*servers.json: workers: 9 is not allowed; allowed: 1 to 2"):
-        deploy.deploy(desk.inventory(workers=9), [str(desk.ssh)], print)
+        deploy.deploy(desk.checkout.root, desk.inventory(workers=9), [str(desk.ssh)], print)
     with pytest.raises(deploy.InvalidError, match=r"no inventory .*missing\.json"):
-        deploy.deploy(desk.root / "missing.json", [str(desk.ssh)], print)
+        deploy.deploy(desk.checkout.root, desk.root / "missing.json", [str(desk.ssh)], print)
     assert not (desk.root / "servers").exists()
 
 
@@ -230,7 +223,7 @@ def test_server_has_the_files_of_the_checkout_and_no_others(
     for path in ("opt/airflow/logs/task.log", "vagrant/config/servers/secrets.json", "vagrant/mine"):
         (server.root / path).parent.mkdir(parents=True, exist_ok=True)
         (server.root / path).touch()
-    server.receive(deploy.archive())
+    server.receive(deploy.archive(desk.checkout.root))
     assert names(server.dags) == names(dags)
     assert (server.root / "vagrant/provision/goes.py").exists()
     assert (server.root / "etc/hostname").read_text() == "data\n"
@@ -241,7 +234,7 @@ def test_server_has_the_files_of_the_checkout_and_no_others(
     (dags / "changes.py").write_text("after")
     (dags / "with space.py").touch()
     server.seen.unlink(missing_ok=True)
-    server.receive(deploy.archive())
+    server.receive(deploy.archive(desk.checkout.root))
     assert names(server.dags) == names(dags)
     assert not (server.dags / "team").exists()
     assert (server.dags / "changes.py").read_text() == "after"
@@ -260,7 +253,7 @@ def test_file_takes_the_place_of_a_folder_and_the_other_way_round(
     (desk.checkout.root / "dags" / "team" / "dag.py").touch()
     (server.dags / "team").touch()
     (server.dags / "ledger.py").mkdir()
-    server.receive(deploy.archive())
+    server.receive(deploy.archive(desk.checkout.root))
     assert names(server.dags) == names(desk.checkout.root / "dags")
 
 
@@ -268,4 +261,4 @@ def test_server_that_cannot_write_a_file_says_so(desk: Desk, tmp_path_factory: p
     server = Server(tmp_path_factory.mktemp("server"))
     (server.root / "commands" / "cp").symlink_to("/bin/false")
     with pytest.raises(subprocess.CalledProcessError):
-        server.receive(deploy.archive())
+        server.receive(deploy.archive(desk.checkout.root))

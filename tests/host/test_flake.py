@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 SYSTEMS = ("x86_64-linux", "aarch64-linux")
 COPIED = (

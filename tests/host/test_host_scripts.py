@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.machines import Machines
-from lab.topology import ROOT
+from tests.support import ROOT
 from tests.support.commands import Commands
 
 HOST = ROOT / "provision" / "host"

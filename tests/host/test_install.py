@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 # Real ones, which change nothing outside the copy of the checkout.
 TOOLS = (

@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from lab.machines import Guest, Machines
-from lab.topology import QUEUE_UNITS, Topology
+from lab.topology import Topology
+from tests.support.lab import LAB
 
 OTHER = {"redis": "rabbitmq", "rabbitmq": "redis"}
 on_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -40,9 +41,10 @@ def queue_depth(topology: Topology, secret: dict[str, str], queue: str) -> int:
 
 def check_only_broker(queue: Guest, broker: str) -> None:
     """Asserts that a broker runs, and the other does not."""
-    assert queue.host.service(QUEUE_UNITS[broker]).is_running
-    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_running
-    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_enabled
+    other = queue.host.service(LAB.topology.queue_unit(OTHER[broker]))
+    assert queue.host.service(LAB.topology.queue_unit(broker)).is_running
+    assert not other.is_running
+    assert not other.is_enabled
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 
 class Commands:

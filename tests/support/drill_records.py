@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from lab.drills import Record, Request
-from lab.ledger import Try
+from lab.ledger import Attempt
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -15,12 +15,19 @@ def at(seconds: float) -> datetime:
 
 
 def entry(
-    task: int, number: int, start: float, seen: float, *, ended: bool = True, stands: bool = True, host: str = "worker1"
-) -> Try:
-    return Try(task, number, host, at(start), at(seen), at(seen) if ended else None, ended and stands)
+    task: int,
+    number: int,
+    start: float,
+    seen: float,
+    *,
+    ended: bool = True,
+    committed: bool = True,
+    host: str = "worker1",
+) -> Attempt:
+    return Attempt(task, number, host, at(start), at(seen), at(seen) if ended else None, ended and committed)
 
 
-def record(*tries: Try) -> Record:
-    found = Record("a", "A", "redis", False, ["worker1"], "run", START, fault_at=at(10), tries=list(tries))
+def record(*attempts: Attempt) -> Record:
+    found = Record("a", "A", "redis", False, ["worker1"], "run", START, fault_at=at(10), attempts=list(attempts))
     found.requests = [Request(at(1), 0.1), Request(at(11), 5, "ReadTimeout")]
     return found

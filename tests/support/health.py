@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.client import eventually
-from lab.machines import Machines
 from lab.status import problems
+from tests.support.lab import LAB
 
 
-def check_healthy(machines: Machines) -> None:
+def check_healthy() -> None:
     """Asserts that every part of the lab reports, and that no work is left."""
-    found = problems(machines)
+    found = problems(LAB)
     assert not found, found
 
 
@@ -23,7 +22,6 @@ def healthy_lab(request: pytest.FixtureRequest) -> Iterator[None]:
     if "destructive" not in request.keywords:
         yield
         return
-    machines = request.getfixturevalue("machines")
-    eventually(lambda: check_healthy(machines), within=60)
+    LAB.eventually(check_healthy, within=60)
     yield
-    eventually(lambda: check_healthy(machines), within=120)
+    LAB.eventually(check_healthy, within=120)

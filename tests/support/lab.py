@@ -9,36 +9,40 @@ import httpx
 import psycopg
 import pytest
 
-from lab.client import Airflow, connect, secrets
+from lab.checkout import Lab
+from lab.client import Airflow
 from lab.machines import Guest, Machines
-from lab.topology import QUEUE_UNITS, Topology
+from lab.topology import BROKERS, Topology
+from tests.support import ROOT
+from tests.support.shipped import SHIPPED
 
-BROKERS = tuple(QUEUE_UNITS)
+LAB = Lab(ROOT)
+# Before the first `vagrant up` the tests can be listed all the same.
+NOW = LAB.topology if LAB.state("lab.json").exists() else SHIPPED
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    topology = Topology.load()
     for role in ("any_machine", *ROLES):
         if role in metafunc.fixturenames:
-            machines = topology.machines if role == "any_machine" else topology.with_role(role)
+            machines = NOW.machines if role == "any_machine" else NOW.with_role(role)
             metafunc.parametrize(role, [machine.name for machine in machines], indirect=True)
 
 
 @pytest.fixture
 def topology() -> Topology:
-    return Topology.load()
+    return LAB.topology
 
 
 @pytest.fixture(scope="session")
 def machines() -> Machines:
-    return Machines()
+    return LAB.machines
 
 
-@pytest.fixture(scope="session", params=sorted(BROKERS, key=lambda broker: broker != Topology.load().broker))
+@pytest.fixture(scope="session", params=sorted(BROKERS, key=lambda broker: broker != NOW.broker))
 def broker(request: pytest.FixtureRequest, machines: Machines) -> str:
     """The broker that the lab is on: pytest runs all tests on one, and then all on the other."""
-    if Topology.load().broker != request.param:
+    if LAB.topology.broker != request.param:
         machines.provision(BROKER=request.param)
     return request.param
 
@@ -53,18 +57,18 @@ for _role in ("any_machine", *ROLES):
 
 @pytest.fixture(scope="session")
 def secret() -> dict[str, str]:
-    return secrets()
+    return LAB.secrets
 
 
 @pytest.fixture(scope="session")
 def airflow() -> Airflow:
-    return Airflow.of_this_checkout()
+    return LAB.airflow
 
 
 @pytest.fixture
 def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Client]:
     """Flower's API, as its user reaches it."""
-    url = f"http://{topology.reach('flower', 'flower')}/api"
+    url = f"http://{topology.reach('flower')}/api"
     with httpx.Client(base_url=url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False) as client:
         yield client
 
@@ -72,5 +76,5 @@ def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Cli
 @pytest.fixture
 def lab_database(topology: Topology) -> Iterator[psycopg.Connection[Any]]:
     """The database that the DAGs write to."""
-    with connect(topology) as connection:
+    with LAB.connect() as connection:
         yield connection

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 
 @contextmanager
@@ -23,5 +23,4 @@ def changed_setting() -> Iterator[None]:
 
 def check_unchanged(output: str) -> None:
     """Asserts that pyinfra, by its own count, changed nothing."""
-    operations, success, error, unchanged = re.findall(r"Grand total +(\S+) +(\S+) +(\S+) +(\S+)", output)[0]
-    assert (success, error, unchanged) == ("-", "-", operations), output
+    assert re.search(r"nothing to change \(\d\d+ steps", output), output

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lab import faults
-from lab.machines import Machines
-from lab.topology import ROOT
+from lab.checkout import Lab
+from tests.support import ROOT
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".vagrant", ".venv", "logs", ".*_cache", "__pycache__")
 BOX, BOX_AGAIN = ".lab/box/airflow-lab.box", ".lab/box-again/airflow-lab.box"
@@ -35,10 +35,10 @@ class VirtualMachine:
             (self.root / KVM).parent.mkdir()
             (self.root / KVM).touch()
         steps = [
-            "sh provision/host/add-box.sh",
+            "sh provision/images/add-box.sh",
             "vagrant up broker",
             "vagrant suspend broker",
-            f"sh provision/host/box.sh {Path(BOX_AGAIN).parent}",
+            f"sh provision/images/box.sh {Path(BOX_AGAIN).parent}",
         ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -51,13 +51,12 @@ class VirtualMachine:
                 start_new_session=True,
             )
 
-    def resume(self) -> Machines:
+    def resume(self) -> Lab:
         """Return its lab when it runs; AssertionError, with what was said last, if it cannot be brought up."""
         assert self.process.wait(WITHIN) == 0, self.log.read_text()[-2000:]
-        machines = Machines(self.root)
-        machines.hypervisor("thaw", "broker")
-        faults.mend(machines, "broker")  # its clock stood still
-        return machines
+        lab = Lab(self.root)
+        faults.heal(lab, ["broker"])  # thaws it; its clock stood still
+        return lab
 
     def remove(self) -> None:
         """Leave nothing of it but the box."""

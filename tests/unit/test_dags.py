@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 FILES = sorted(path.stem for path in (ROOT / "dags").glob("*.py"))
 

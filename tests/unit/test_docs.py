@@ -12,7 +12,7 @@ from typer.main import get_command
 from lab import cli
 from lab.drills import DRILLS
 from lab.faults import FAULTS
-from lab.topology import ROOT
+from tests.support import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = "|".join(["bin", "config", "dags", "docs", "lab", "nix", "provision", "tests"])

@@ -1,4 +1,4 @@
-"""What a fault strikes, computed from the topology."""
+"""What a fault affects, computed from the topology."""
 
 from __future__ import annotations
 
@@ -7,44 +7,42 @@ from dataclasses import replace
 import pytest
 
 from lab.drills import DRILLS
-from lab.faults import ALL, FAULTS, UnknownError, endpoints, services
-from lab.readme import as_shipped
-
-LAB = as_shipped()
+from lab.faults import ALL, FAULTS, UnknownError, endpoints
+from tests.support.shipped import SHIPPED
 
 
 @pytest.mark.parametrize(
     ("peer", "expected"),
     [
         ("queue", ["192.168.56.10 6379"]),
-        ("load_balancer", ["192.168.56.10 8080"]),
+        ("load_balancer", ["192.168.56.10 8080", "192.168.56.10 5555"]),
         ("api_server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
         ("worker2", ["192.168.56.22"]),
     ],
 )
 def test_peer_is_what_nftables_matches(peer: str, expected: list[str]) -> None:
-    assert endpoints(LAB, peer) == expected
+    assert endpoints(SHIPPED, peer) == expected
 
 
 def test_queue_is_the_chosen_broker() -> None:
-    lab = replace(LAB, broker="rabbitmq")
-    assert endpoints(lab, "queue") == ["192.168.56.10 5672"]
-    assert services(lab, "broker")["queue"] == "rabbitmq-server"
-    assert services(lab, "worker1") == {"worker": "airflow-worker", "log_server": "airflow-log-server"}
+    lab = replace(SHIPPED, broker="rabbitmq")
+    assert endpoints(lab, "queue") == ["192.168.56.10 5672", "192.168.56.10 15672"]
+    assert lab.services("broker")["queue"] == "rabbitmq-server"
+    assert lab.services("worker1") == {"worker": "airflow-worker", "log_server": "airflow-log-server"}
 
 
-def test_peer_that_there_is_not_is_named_with_those_that_there_are() -> None:
-    with pytest.raises(UnknownError, match="'moon' is nothing to cut a machine from: database, queue"):
-        endpoints(LAB, "moon")
+def test_unknown_peer_is_named_with_those_that_exist() -> None:
+    with pytest.raises(UnknownError, match="'moon' is not a machine or a role with a port: database, queue"):
+        endpoints(SHIPPED, "moon")
 
 
 @pytest.mark.parametrize("name", DRILLS)
-def test_drill_strikes_what_there_is(name: str) -> None:
+def test_drill_affects_what_exists(name: str) -> None:
     drill = DRILLS[name]
-    victims = drill.victims(LAB)
-    assert victims == [ALL] or set(victims) <= {machine.name for machine in LAB.machines}
+    victims = drill.victims(SHIPPED)
+    assert victims == [ALL] or set(victims) <= {machine.name for machine in SHIPPED.machines}
     assert bool(drill.target) == bool(FAULTS[drill.fault].takes)
     if FAULTS[drill.fault].takes == "service":
-        assert all(drill.target in services(LAB, victim) for victim in victims)
+        assert all(drill.target in SHIPPED.services(victim) for victim in victims)
     if FAULTS[drill.fault].takes == "peers":
-        assert endpoints(LAB, drill.target)
+        assert endpoints(SHIPPED, drill.target)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 FILES = sorted((ROOT / "tests").rglob("*.py"))
 

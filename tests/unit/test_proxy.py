@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.client import Airflow
-from lab.topology import ROOT
+from tests.support import ROOT
 from tests.support.servers import HEALTHY
 
 NOT_THERE = "http://127.0.0.1:9"  # a port that nothing has

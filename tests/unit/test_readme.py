@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 
 from lab.drills import DRILLS
-from lab.readme import FAILURES, README, as_shipped, drills, machines, put
-from lab.topology import ROOT
+from lab.readme import FAILURES, README, drills, machines, put
+from tests.support import ROOT
+from tests.support.shipped import SHIPPED
 
 LONGEST = 150  # lines that README.md may have: the rest belongs in docs/
 
 
 def test_table_of_machines_is_current() -> None:
     text = README.read_text()
-    assert put(text, "machines", machines(as_shipped())) == text, "run: make format"
+    assert put(text, "machines", machines(SHIPPED)) == text, "run: make format"
 
 
 def test_table_of_machines_follows_the_topology() -> None:
-    lab = as_shipped()
-    moved = replace(lab, machines=(replace(lab.machines[0], address="192.168.56.99"), *lab.machines[1:]))
+    broker, *others = SHIPPED.machines
+    moved = replace(SHIPPED, machines=(replace(broker, address="192.168.56.99"), *others))
     assert "| broker | 192.168.56.99 |" in put(README.read_text(), "machines", machines(moved))
 
 

@@ -6,6 +6,7 @@ import configparser
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -14,12 +15,21 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from lab.topology import ROOT, Topology
 from provision import operations
 from provision.operations import Context
-from provision.roles import airflow, base, components, database, load_balancer, queue
+from provision.roles.airflow import deploy as airflow
+from provision.roles.api_server import deploy as api_server
+from provision.roles.base import deploy as base
+from provision.roles.dag_processor import deploy as dag_processor
+from provision.roles.database import deploy as database
+from provision.roles.flower import deploy as flower
+from provision.roles.load_balancer import deploy as load_balancer
+from provision.roles.queue import deploy as queue
+from provision.roles.scheduler import deploy as scheduler
+from provision.roles.triggerer import deploy as triggerer
+from provision.roles.worker import deploy as worker
+from tests.support.shipped import SHIPPED
 
-LAB = json.loads((ROOT / "config/lab.json").read_text())
 BROKERS = ("redis", "rabbitmq")
 SECRETS = {
     name: f"the-{name}"
@@ -34,13 +44,18 @@ ROLES = {
     database: "database",
     queue: "queue",
     load_balancer: "load_balancer",
-    components: None,
+    flower: "flower",
+    api_server: "api_server",
+    scheduler: "scheduler",
+    dag_processor: "dag_processor",
+    triggerer: "triggerer",
+    worker: "worker",
 }
 
 
 def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the files that provisioning would write on a machine, by path: pyinfra's operations are listened to."""
-    topology = Topology.from_document(LAB | {"broker": broker})
+    topology = replace(SHIPPED, broker=broker)
     context = Context(lab=topology, name=name, secrets=SECRETS)
     written: dict[str, str] = {}
     jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as pyinfra has it
@@ -52,12 +67,12 @@ def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str
         return MagicMock()
 
     def put(src: Any, dest: str, **words: Any) -> MagicMock:
-        written[dest] = src.read()
+        written[dest] = Path(src).read_text() if isinstance(src, str) else src.read()
         return MagicMock()
 
     files = MagicMock(template=template, put=put)
     for module in (operations, *ROLES):
-        for library in ("files", "server", "systemd", "postgres"):
+        for library in ("apt", "files", "server", "systemd", "postgres"):
             if hasattr(module, library):
                 patch.setattr(module, library, files if library == "files" else MagicMock())
     for module, role in ROLES.items():
@@ -92,11 +107,11 @@ def test_every_file_renders_and_says_who_manages_it(written: dict[str, str]) -> 
             assert "# Managed by provision/roles/" in text.splitlines()[0], path
 
 
-def test_units_run_a_command_and_restart_for_ever(written: dict[str, str]) -> None:
+def test_units_run_a_command_and_are_always_restarted(written: dict[str, str]) -> None:
     units = {
         path: cfg(text)
         for path, text in written.items()
-        if path.endswith(".service") and not re.search("database|leave|retire|watch", path)
+        if path.endswith(".service") and not re.search("database|drain|retire|watch", path)
     }
     assert units
     for unit in units.values():
@@ -106,7 +121,7 @@ def test_units_run_a_command_and_restart_for_ever(written: dict[str, str]) -> No
 
 
 def test_airflow_cfg_is_one_file_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [machine.name for machine in Topology.from_document(LAB).machines]
+    names = [machine.name for machine in SHIPPED.machines]
     text, *others = {rendered(broker, name, monkeypatch)["/opt/airflow/airflow.cfg"] for name in names}
     assert not others
     assert not [value for value in SECRETS.values() if value in text]
@@ -138,7 +153,7 @@ def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_broker_url_is_the_chosen_brokers(broker: str) -> None:
-    topology = Topology.from_document(LAB | {"broker": broker})
+    topology = replace(SHIPPED, broker=broker)
     url = airflow.secret_options(topology, SECRETS)[f"broker_url_{broker}"]
     assert (
         url
@@ -150,7 +165,7 @@ def test_broker_url_is_the_chosen_brokers(broker: str) -> None:
 
 
 def test_machine_without_a_secret_has_no_option_made_of_it() -> None:
-    options = airflow.secret_options(Topology.from_document(LAB), {"redis_password": "x"})
+    options = airflow.secret_options(SHIPPED, {"redis_password": "x"})
     assert list(options) == ["broker_url_redis"]
 
 
@@ -158,7 +173,7 @@ def test_database_urls_are_accepted_by_their_drivers() -> None:
     from sqlalchemy import make_url
     from sqlalchemy.dialects.postgresql import asyncpg, psycopg2
 
-    options = airflow.secret_options(Topology.from_document(LAB), SECRETS)
+    options = airflow.secret_options(SHIPPED, SECRETS)
     _, words = psycopg2.dialect().create_connect_args(make_url(options["sql_alchemy_conn"]))
     assert (words["host"], words["port"], words["dbname"]) == ("broker", "5432", "airflow")
     _, words = asyncpg.dialect().create_connect_args(make_url(options["sql_alchemy_conn_async"]))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lab.topology import Topology
-from provision import operations, worker_switch
-from provision.broker_switch import clients_left
-from provision.register import Client
+from provision import operations
+from provision.roles.airflow.register import Client
+from provision.roles.queue.drain import clients_left
+from provision.roles.worker import switch as worker_switch
+from tests.support.shipped import SHIPPED
 
-LAB = replace(Topology.load(), broker="redis")
+LAB = replace(SHIPPED, broker="redis")
 BOTH = [Client("worker1", "airflow-worker-2", "redis"), Client("worker2", "airflow-worker-5", "redis")]
 
 
@@ -90,7 +91,7 @@ def test_queue_server_waits_for_clients_of_machines_that_there_are(clients: list
 
 def test_changed_secret_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = tmp_path / "secrets.json"
-    monkeypatch.setattr(operations, "put", lambda text, dest: Path(dest).write_text(text))
+    monkeypatch.setattr(operations, "write_secret", lambda text, dest: Path(dest).write_text(text))
     monkeypatch.setattr(operations.files, "directory", lambda **_: None)
     operations.refuse_changed_secrets({"jwt_secret": "a"}, known)
     operations.refuse_changed_secrets({"jwt_secret": "a", "fernet_key": "b"}, known)  # a role more
