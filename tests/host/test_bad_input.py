@@ -122,7 +122,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "schedulers that cannot fill the workers": (
         lambda lab: lab.update(parallelism=7),
-        "parallelism: 7 is not allowed; allowed: 8 or more (2 schedulers must fill the 16 places of 2 workers)",
+        "parallelism: 7 is not allowed; allowed: 8 or more (2 schedulers must fill the 16 slots of 2 workers)",
     ),
     "a number as text": (lambda lab: lab.update(parallelism="16"), 'parallelism: "16" is not of type integer'),
     "a name that no host can have": (

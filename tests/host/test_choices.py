@@ -88,32 +88,10 @@ def test_edit_of_the_broker_moves_the_lab_as_a_choice_does(checkout: Checkout) -
     assert checkout.moving
 
 
-def test_choices_of_an_earlier_version_that_equal_lab_json_are_none(checkout: Checkout) -> None:
-    old = {"broker": "rabbitmq", "provider": "docker", "workers": 2, "timings": "fast", "time_factor": 1}
-    checkout.remember("choices", **old)
-    assert Topology.load(checkout.root).broker == "rabbitmq"
-    assert checkout.save().broker == "rabbitmq"
-    assert checkout.choices == {"broker": "rabbitmq"}
-    assert not checkout.moving
-
-
-def test_earlier_version_is_known_to_have_run_on_its_broker(checkout: Checkout) -> None:
-    checkout.remember("choices", broker="redis", provider="docker", workers=2, timings="fast", time_factor=1)
-    checkout.save(BROKER="rabbitmq")
-    assert checkout.moving
-
-
 def test_factor_of_emulation_ends_where_kvm_is_proved(checkout: Checkout) -> None:
     checkout.edit(provider="libvirt")
     assert checkout.save(PROVIDE).time_factor == 8
     assert checkout.choices == {}
-    (checkout.root / ".lab" / "kvm").touch()
-    assert checkout.save(PROVIDE).time_factor == 1
-
-
-def test_factor_that_an_earlier_version_remembered_of_emulation_ends_too(checkout: Checkout) -> None:
-    old = {"broker": "redis", "provider": "libvirt", "workers": 2, "timings": "fast", "time_factor": 8}
-    checkout.remember("choices", **old)
     (checkout.root / ".lab" / "kvm").touch()
     assert checkout.save(PROVIDE).time_factor == 1
 

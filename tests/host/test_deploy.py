@@ -137,7 +137,9 @@ def test_machine_is_sent_what_it_needs_and_nothing_of_the_hosts(desk: Desk) -> N
     desk.deploy(desk.inventory())
     sent = desk.archive()
     assert {"provision/bootstrap.sh", "provision/deploy.py", "lab/topology.py", "dags/ledger.py"} <= set(sent)
-    assert not [name for name in sent if name.startswith(("provision/host/", "provision/images/")) or "__pycache__" in name]
+    assert not [
+        name for name in sent if name.startswith(("provision/host/", "provision/images/")) or "__pycache__" in name
+    ]
     # The names of the files in config/ that provisioning reads stand in its code.
     code = "".join(path.read_text() for path in (ROOT / "provision").rglob("*.py"))
     read = {f"config/{path.name}" for path in (ROOT / "config").iterdir() if f'"{path.name}"' in code}

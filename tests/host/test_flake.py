@@ -99,7 +99,8 @@ def called_on_the_host() -> set[str]:
         *(ROOT / "tests").glob("*.py"),
         *(ROOT / "tests/support").glob("*.py"),
     ]
-    scripts += [ROOT / "provision/host" / f"{name}.sh" for name in ("install", "with-groups", "add-box", "clean")]
+    scripts += [ROOT / "provision/host" / f"{name}.sh" for name in ("install", "with-groups", "clean")]
+    scripts += [ROOT / "provision/images/add-box.sh"]
     return called(code(*scripts)) - set(ELSEWHERE) - locked_python()
 
 

@@ -13,7 +13,7 @@ from lab.machines import Machines
 from tests.support import ROOT
 from tests.support.commands import Commands
 
-HOST = ROOT / "provision" / "host"
+HOST, IMAGES = ROOT / "provision" / "host", ROOT / "provision" / "images"
 BASE = "airflow-lab/debian:trixie"
 
 
@@ -37,7 +37,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_base_image_is_the_root_file_system(commands: Commands, tmp_path: Path) -> None:
     commands.add("mmdebstrap", "echo a root file system")
     commands.add("docker", f'case $1 in image) exit 1 ;; import) cp "$2" "{tmp_path}/imported" ;; esac')
-    commands.run("sh", str(HOST / "base-image.sh"), cwd=tmp_path).check_returncode()
+    commands.run("sh", str(IMAGES / "base-image.sh"), cwd=tmp_path).check_returncode()
     assert (tmp_path / "imported").read_text() == "a root file system\n"
     assert commands.calls[-1].endswith(f" {BASE}")
 
@@ -45,7 +45,7 @@ def test_base_image_is_the_root_file_system(commands: Commands, tmp_path: Path) 
 def test_failure_of_mmdebstrap_leaves_no_base_image(commands: Commands, tmp_path: Path) -> None:
     commands.add("mmdebstrap", "echo part of a root file system; exit 1")
     commands.add("docker", "[ $1 != image ]")
-    done = commands.run("sh", str(HOST / "base-image.sh"), cwd=tmp_path, TMPDIR=str(tmp_path))
+    done = commands.run("sh", str(IMAGES / "base-image.sh"), cwd=tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode != 0
     assert not [call for call in commands.calls if call.startswith("docker import")]
     assert not list(tmp_path.glob("tmp.*"))
@@ -194,7 +194,7 @@ def test_engine_that_answers_the_user_alone_is_taken_as_it_is(debian: Debian) ->
     assert "sudo docker version" not in calls
     assert [call for call in calls if call.startswith("docker import")]
     assert not [call for call in calls if call.startswith("sudo docker")]
-    assert [call for call in calls if call.startswith("sudo sh ") and call.endswith("root.sh -")]
+    assert [call for call in calls if call.startswith("sudo sh ") and call.endswith("root-file-system.sh -")]
 
 
 def test_engine_that_answers_root_alone_is_used_by_root(debian: Debian) -> None:
@@ -266,6 +266,7 @@ def test_words_of_a_command_reach_it_through_sg(commands: Commands, tmp_path: Pa
 
 def test_ssh_finds_the_key_and_the_configuration(checkout: Path) -> None:
     (checkout / ".lab").mkdir()
+    shutil.copy(ROOT / "tests" / "support" / "lab.json", checkout / ".lab")
     machines = Machines(checkout)
     shown = subprocess.run(
         ["ssh", "-G", "-F", str(machines.ssh_config), "worker1"], check=True, capture_output=True, text=True
@@ -278,6 +279,7 @@ def test_ssh_keeps_its_connections_where_the_temporary_folder_has_a_space(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkout / ".lab").mkdir()
+    shutil.copy(ROOT / "tests" / "support" / "lab.json", checkout / ".lab")
     monkeypatch.setattr("tempfile.tempdir", str(checkout))
     path = Machines(checkout).ssh_config
     subprocess.run(["ssh", "-G", "-F", str(path), "worker1"], check=True, capture_output=True)
@@ -287,7 +289,7 @@ def test_box_is_built_from_paths_that_no_shell_splits(commands: Commands, checko
     output = 'for last; do :; done; case $last in *.tar) echo tar >"$last" ;; esac'
     commands.add("mmdebstrap", output)
     commands.add("dpkg", "echo amd64")
-    done = commands.run("sh", "provision/host/box.sh", ".lab/box", cwd=checkout)
+    done = commands.run("sh", "provision/images/box.sh", ".lab/box", cwd=checkout)
     assert done.returncode == 0, done.stderr
     hooks = "\n".join(commands.calls)
     assert "copy-in provision lab config /vagrant" in hooks

@@ -71,9 +71,10 @@ class Host:
         for name, body in FAKES.items():
             (self.bin / name).write_text(f'#!/bin/sh\necho "{name} $*" >>"$HOST/calls"\n{body}\n')
             (self.bin / name).chmod(0o755)
-        shutil.copytree(ROOT / "provision/host", self.checkout / "provision/host")
+        for folder in ("provision/host", "provision/images", "lab"):
+            shutil.copytree(ROOT / folder, self.checkout / folder)
         shutil.copytree(ROOT / "config", self.checkout / "config")
-        for script in (self.checkout / "provision/host").glob("*.*"):
+        for script in (self.checkout / "provision").glob("*/*.*"):
             text = re.sub(
                 r"""(?<=[\s"'=:])/(?=(etc|run|dev/kvm|var|usr|boot)\b)""", f"{self.root}/", script.read_text()
             )
