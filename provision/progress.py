@@ -1,7 +1,7 @@
 """Runs pyinfra and prints a few lines of what it does; its whole output goes to a log.
 
-`python3 progress.py LOG SHOWN COMMAND…`: SHOWN is the path of LOG for the user. The exit code is that of COMMAND. Standard
-library only: it runs before anything is installed.
+`python3 progress.py LOG SHOWN COMMAND…`: SHOWN is the path of LOG for the user; the exit code is COMMAND's.
+Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations

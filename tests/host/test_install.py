@@ -71,8 +71,8 @@ class Host:
         for name, body in FAKES.items():
             (self.bin / name).write_text(f'#!/bin/sh\necho "{name} $*" >>"$HOST/calls"\n{body}\n')
             (self.bin / name).chmod(0o755)
-        for folder in ("provision/host", "provision/images", "lab"):
-            shutil.copytree(ROOT / folder, self.checkout / folder)
+        for part in ("provision/host", "provision/images", "lab"):
+            shutil.copytree(ROOT / part, self.checkout / part)
         shutil.copytree(ROOT / "config", self.checkout / "config")
         for script in (self.checkout / "provision").glob("*/*.*"):
             text = re.sub(
