@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.support.failures",
     "tests.support.health",
     "tests.support.lab",
+    "tests.support.logs",
     "tests.support.servers",
     "tests.support.timing",
     "tests.support.virtual_machine",
