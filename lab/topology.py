@@ -10,7 +10,6 @@ from typing import Any
 
 from lab.roles import ROLES
 
-ROOT = Path(__file__).resolve().parent.parent
 BROKERS = ("redis", "rabbitmq")
 
 
@@ -55,7 +54,7 @@ class Topology:
         return cls(**{**lab, "machines": machines})
 
     @classmethod
-    def load(cls, root: Path = ROOT) -> Topology:
+    def load(cls, root: Path) -> Topology:
         """Read the lab of the checkout at `root` as the last `vagrant up` or `vagrant provision` resolved it.
 
         FileNotFoundError before the first `vagrant up`.

@@ -16,12 +16,12 @@ from lab.client import Airflow
 from lab.machines import Machines
 from lab.topology import Topology
 from tests.support.health import check_healthy
-from tests.support.lab import LAB
+from tests.support.lab import LAB, NOW
 
 pytestmark = pytest.mark.usefixtures("broker")
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
 STOCKS = "get_stocks_dag"
-PATIENCE = 30 * Topology.load().time_factor  # seconds that an api-server has to answer
+PATIENCE = 30 * NOW.time_factor  # seconds that an api-server has to answer
 
 
 def intervals(tasks: Iterable[dict[str, Any]]) -> list[tuple[datetime, datetime]]:

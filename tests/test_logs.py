@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.machines import Machines
-from lab.topology import ROOT
+from tests.support import ROOT
 from tests.support.expected_logs import EXPECTED
 from tests.support.log_search import describe, report, search
 from tests.support.logs import lines_of_the_machines, lines_of_the_tasks

@@ -24,8 +24,7 @@ from typing import Any
 import pytest
 
 from lab.machines import Machines
-from lab.topology import ROOT
-from tests.support import machine_logs
+from tests.support import ROOT, machine_logs
 from tests.support.timing import BEGAN
 
 FAILURES = ROOT / ".lab" / "failures"
@@ -148,7 +147,7 @@ def keep(item: pytest.Item, report: pytest.TestReport) -> list[Section]:
         FAILURES.chmod(0o700)
         (folder / "failure.txt").write_text(f"{item.nodeid}: {report.when}\n\n{report.longreprtext[-LOG:]}\n")
         machines = getattr(item, "funcargs", {}).get("machines")
-        machines = machines if isinstance(machines, Machines) else Machines()
+        machines = machines if isinstance(machines, Machines) else Machines(ROOT)
         return collect(machines, folder, item.stash[BEGAN])
     except Exception as error:  # whatever it is: the failure of the test is what matters
         return [("logs of the machines", f"not kept: {error!r}")]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 DURATIONS = ROOT / ".lab" / "durations.json"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lab.readme import as_shipped
 from tests.support import failures, machine_logs, timing
+from tests.support.shipped import SHIPPED
 
 # What runs in the place of ssh.
 ANSWERS = {
@@ -42,7 +42,7 @@ def collect(tmp_path: Path, patch: pytest.MonkeyPatch) -> Kept:
     """Keeps a failure of a lab with a frozen machine, one that does not answer and one that cannot be reached."""
     patch.setattr(failures, "WITHIN", 2)
     patch.setattr(machine_logs, "ssh", lambda _, name: [sys.executable, "-c", ANSWERS[name]])
-    topology = replace(as_shipped(), provider="libvirt")
+    topology = replace(SHIPPED, provider="libvirt")
     machines: Any = SimpleNamespace(root=tmp_path, topology=topology, state=STATES.get, ssh_config=tmp_path)
     logs = tmp_path / "logs" / "dag_id=ledger"
     logs.mkdir(parents=True)

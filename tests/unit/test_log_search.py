@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from lab.drills import DRILLS
-from lab.readme import as_shipped
-from lab.topology import ROOT
-from tests.support import expected_logs, log_search, logs, machine_logs
+from tests.support import ROOT, expected_logs, log_search, logs, machine_logs
 from tests.support.expected_logs import CAUSES, EXPECTED, Expected
 from tests.support.log_search import Line, constant, findings, search, unit_name
+from tests.support.shipped import SHIPPED
 
 NOON = 1764072000.0  # 2025-11-25 12:00:00 UTC
 SAMPLES = Path(__file__).parent / "log_samples"
@@ -232,7 +231,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     command = f"import sys; sys.stdin.read(); print(open({str(tmp_path / 'sent')!r}).read(), end='')"
     monkeypatch.setattr(machine_logs, "ssh", lambda *_: [sys.executable, "-c", command])
     monkeypatch.setattr(logs.time, "time", lambda: NOON)
-    topology = as_shipped()
+    topology = SHIPPED
     return SimpleNamespace(root=tmp_path, topology=topology, state=lambda _: "running", ssh_config=tmp_path)
 
 
