@@ -14,7 +14,7 @@ from pathlib import Path
 from lab.checkout import Lab
 from lab.doctor import CLOCK
 from lab.machines import FROZEN, RUNNING
-from lab.roles import ROLES
+from lab.roles import ROLES, canonical
 from lab.topology import Topology
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -53,19 +53,19 @@ class Fault:
 def unit(lab: Lab, machine: str, service: str) -> str:
     """Return the systemd unit of a service of a machine; UnknownError if it has no such service."""
     found = lab.topology.services(machine)
-    if service not in found:
-        raise UnknownError(f"{machine} has no service {service!r}: {', '.join(found)}")
-    return found[service]
+    if canonical(service) not in found:
+        raise UnknownError(f"{machine} does not have the service {service!r}: {', '.join(found)}")
+    return found[canonical(service)]
 
 
 def endpoints(topology: Topology, peer: str) -> list[str]:
     """Return what to cut for `peer`, a machine or a role, as nftables matches it; UnknownError if it is neither."""
     roles = {role: ports for role in ROLES if (ports := ROLES[role].ports_on(topology.broker))}
-    if peer in roles:
-        machines = topology.with_role(peer)
-        return [f"{machine.address} {topology.ports[port]}" for machine in machines for port in roles[peer]]
-    if peer in topology.hosts:
+    if peer in topology.hosts:  # first: broker is a machine here
         return [topology.hosts[peer]]
+    if (role := canonical(peer)) in roles:
+        machines = topology.with_role(role)
+        return [f"{machine.address} {topology.ports[port]}" for machine in machines for port in roles[role]]
     raise UnknownError(f"{peer!r} is not a machine or a role with a port: {', '.join([*roles, *topology.hosts])}")
 
 

@@ -37,4 +37,20 @@ class Role:
         return [port for group in groups for port in group]
 
 
+# Other names that people use for a role or its service.
+ALIASES = {
+    "broker": "queue",
+    "redis": "queue",
+    "rabbitmq": "queue",
+    "postgresql": "database",
+    "postgres": "database",
+    "nginx": "load_balancer",
+    "webserver": "api_server",
+}
 ROLES = {name: Role(**entry) for name, entry in json.loads(Path(__file__).with_suffix(".json").read_text()).items()}
+
+
+def canonical(name: str) -> str:
+    """Return the name of a role or service as the table has it: `api-server` is `api_server`, `nginx` its role."""
+    name = name.lower().replace("-", "_")
+    return ALIASES.get(name, name)

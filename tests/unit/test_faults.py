@@ -18,6 +18,9 @@ from tests.support.shipped import SHIPPED
         ("load_balancer", ["192.168.56.10 8080", "192.168.56.10 5555"]),
         ("api_server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
         ("worker2", ["192.168.56.22"]),
+        ("broker", ["192.168.56.10"]),
+        ("redis", ["192.168.56.10 6379"]),
+        ("api-server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
     ],
 )
 def test_peer_is_what_nftables_matches(peer: str, expected: list[str]) -> None:

@@ -19,7 +19,7 @@ from tests.support import ROOT
         ("fault explode worker1", "no fault 'explode': freeze, halt, crash,"),
         ("fault crash worker9", "no machine 'worker9': broker, master1,"),
         ("fault kill worker1", "kill needs an argument: service"),
-        ("fault kill worker1 database", "worker1 has no service 'database': worker"),
+        ("fault kill worker1 database", "worker1 does not have the service 'database': worker"),
         ("fault partition worker1 moon", "'moon' is not a machine or a role with a port: database,"),
         ("fault skew worker1 60", "no skew on docker: a container has the host's clock"),
         ("fault fill worker1", "no fill on docker: a container's disk is the host's"),
