@@ -41,6 +41,12 @@ def fail(text: str) -> typer.Exit:
     return typer.Exit(2)
 
 
+@app.callback()
+def check_checkout() -> None:
+    if not (ROOT / "config" / "lab.json").exists():
+        raise fail(f"{Path.cwd()} is not in a checkout of airflow-lab. Next: cd to one")
+
+
 def machines_of_the_lab() -> Machines:
     """Return the machines, if `vagrant up` has ever made them."""
     if not (ROOT / ".lab" / "secrets.json").exists():

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+
+def find_checkout() -> Path:
+    """Return the checkout that this package is in, or, if it is installed elsewhere, the one that the caller is in."""
+    here = Path(__file__).resolve().parent.parent
+    if (here / "config" / "lab.json").exists():
+        return here
+    above = [Path.cwd(), *Path.cwd().parents]
+    return next((folder for folder in above if (folder / "config" / "lab.json").exists()), here)
+
+
+ROOT = find_checkout()
 QUEUE_UNITS = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}  # by broker
 
 

@@ -28,7 +28,8 @@ def test_table_of_drills_has_each() -> None:
 
 
 def test_make_targets_that_it_names_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = re.findall(r"^([a-z ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {target for line in lines for target in line.split()}
     assert set(re.findall(r"`make ([a-z]+)`", README)) <= targets
 
 
