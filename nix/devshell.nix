@@ -11,6 +11,7 @@ pkgs.mkShellNoCC {
     pkgs.openssh
     pkgs.python313
     pkgs.qemu
+    pkgs.rubocop
     pkgs.ruby
     pkgs.shellcheck
     pkgs.vagrant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import httpx
@@ -19,7 +19,37 @@ BROKERS = tuple(QUEUE_UNITS)
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
 
+# The commands that the tests of `make unit` call and a host may lack, and Debian's packages of them.
+PACKAGES = {
+    "docker": "docker.io",
+    "git": "git",
+    "nix-instantiate": "nix-bin",
+    "rubocop": "rubocop",
+    "ruby": "ruby",
+    "shellcheck": "shellcheck",
+    "ssh": "openssh-client",
+    "vagrant": "vagrant",
+}
 VIRTUAL_MACHINE = pytest.StashKey[VirtualMachine]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--skip-missing", action="store_true", help="skip the tests that call a command which this host lacks"
+    )
+
+
+def _skip_if_missing(item: pytest.Item) -> Generator[None, object, object]:
+    """Skip a test that calls a command of PACKAGES which this host lacks; with no --skip-missing, it fails."""
+    try:
+        return (yield)
+    except FileNotFoundError as error:
+        if item.config.getoption("skip_missing") and error.filename in PACKAGES:
+            pytest.skip(f"{error.filename} is missing (apt-get install {PACKAGES[error.filename]})")
+        raise
+
+
+pytest_runtest_setup = pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skip_if_missing)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

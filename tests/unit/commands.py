@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,6 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.topology import ROOT
+
+
+def missing(name: str) -> FileNotFoundError:
+    """Return the error of a call of a command that this host lacks: `--skip-missing` skips the test for it."""
+    return FileNotFoundError(errno.ENOENT, "missing", name)
+
+
+def found(name: str) -> str:
+    """Return the path of a command of this host; FileNotFoundError if it lacks it."""
+    path = shutil.which(name)
+    if path is None:
+        raise missing(name)
+    return path
 
 
 class Commands:
@@ -27,7 +41,7 @@ class Commands:
     def link(self, *names: str) -> None:
         """Add commands of this host as they are, for a PATH that has nothing else."""
         for name in names:
-            (self.folder / name).symlink_to(shutil.which(name) or name)
+            (self.folder / name).symlink_to(found(name))
 
     @property
     def calls(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lab.topology import ROOT
+from tests.unit.commands import missing
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -54,6 +55,13 @@ class Checkout:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
+
+
+@pytest.fixture
+def engine() -> None:
+    """The host's Docker engine, which must answer."""
+    if subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
+        raise missing("docker")
 
 
 @pytest.fixture
@@ -200,6 +208,7 @@ def test_lab_json_that_is_not_json_is_named(checkout: Checkout) -> None:
     assert "config/lab.json is not JSON" in checkout.refused("status")
 
 
+@pytest.mark.usefixtures("engine")
 def test_forwarded_port_that_is_taken_is_named(elsewhere: Checkout) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -218,6 +227,7 @@ def free_ports(checkout: Checkout) -> None:
     checkout.change(lambda lab: lab["forwarded_ports"].update(ports))
 
 
+@pytest.mark.usefixtures("engine")
 def test_too_little_memory_is_named(elsewhere: Checkout) -> None:
     free_ports(elsewhere)
     elsewhere.change(set_machine("broker", memory_mb=10**9))
@@ -226,12 +236,14 @@ def test_too_little_memory_is_named(elsewhere: Checkout) -> None:
     assert "MiB are available" in message
 
 
+@pytest.mark.usefixtures("engine")
 def test_too_little_disk_is_named(elsewhere: Checkout) -> None:
     free_ports(elsewhere)
     elsewhere.change(lambda lab: lab.update(disk_mb=10**9))
     assert "too little disk: a new lab needs 1000000000 MiB" in elsewhere.refused("up")
 
 
+@pytest.mark.usefixtures("engine")
 def test_network_that_docker_uses_is_named(checkout: Checkout) -> None:
     free_ports(checkout)
     shown = subprocess.run(
@@ -242,9 +254,9 @@ def test_network_that_docker_uses_is_named(checkout: Checkout) -> None:
     assert "is in use by Docker's network bridge" in checkout.refused("up")
 
 
+@pytest.mark.usefixtures("engine")
 def test_network_that_the_host_uses_is_named(checkout: Checkout) -> None:
     free_ports(checkout)
-    subprocess.run(["docker", "version"], check=True, capture_output=True)
     move(checkout, "127.0.0")
     assert "is in use on this host: lo has 127.0.0.1" in checkout.refused("up")
 
@@ -255,6 +267,7 @@ def test_absence_of_an_engine_is_named(elsewhere: Checkout) -> None:
     assert "make up" in message
 
 
+@pytest.mark.usefixtures("engine")
 def test_dag_that_airflow_could_not_read_is_named(elsewhere: Checkout) -> None:
     (elsewhere.root / "dags" / "private.py").touch(mode=0o600)
     assert "private.py (mode 0600): `chmod -R o+rX dags lab provision`" in elsewhere.refused("up")

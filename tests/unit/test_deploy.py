@@ -18,6 +18,7 @@ import pytest
 
 from lab import deploy
 from lab.topology import ROOT
+from tests.unit.commands import found
 from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
 
 WRITES_DOWN = '#!/bin/sh\ncat >"$(dirname "$0")/sent/$1.$(ls "$(dirname "$0")/sent" | grep -c "^$1[.]")"\n'
@@ -176,6 +177,7 @@ def test_mistake_in_an_inventory_is_named_before_anything_is_made(desk: Desk) ->
 
 def test_paths_are_relative_to_the_callers_folder(desk: Desk) -> None:
     root = desk.checkout.root
+    found("ruby")
     for path in ("bin", "Makefile"):
         (shutil.copytree if (ROOT / path).is_dir() else shutil.copy)(ROOT / path, root / path)
     python = root / ".lab" / "venv" / "bin" / "python"

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from lab.topology import ROOT
+from tests.unit.commands import missing
 
 SYSTEMS = ("x86_64-linux", "aarch64-linux")
 COPIED = (
     *(".ci", "bin", "config", "lab", "nix", "provision", "tests/lint.sh", "tests/unit/nixpkgs"),
-    *("Makefile", "Vagrantfile", "flake.nix"),
+    *(".rubocop.yml", "Makefile", "Vagrantfile", "flake.nix"),
 )
 KNOWN = json.loads((ROOT / "tests/unit/nixpkgs/attributes.json").read_text())
 PACKAGES: dict[str, list[str]] = {name: entry["commands"] for name, entry in KNOWN["packages"].items()}
@@ -131,7 +132,10 @@ def run_check(root: Path, part: str, out: Path) -> subprocess.CompletedProcess[s
     script = evaluate(FORCED, root)["x86_64-linux"]["checks"][part]["script"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["bash", "-euo", "pipefail", "-c", script]
-    return subprocess.run(command, env=os.environ | {"PATH": path, "out": str(out)}, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | {"PATH": path, "out": str(out)}, capture_output=True, text=True)
+    if lacks := re.search(r"the command (\S+) is missing", done.stderr):
+        raise missing(lacks[1])
+    return done
 
 
 def test_every_output_evaluates_on_both_systems() -> None:
@@ -212,6 +216,7 @@ def test_check_has_its_tools_and_passes(part: str, tmp_path: Path) -> None:
         ("shell", ".ci/run", "set -euo", "echo $unquoted; set -euo", "SC2086"),
         ("ruby", "provision/host/lab.rb", "class Lab", "class lab", "class/module name must be CONSTANT"),
         ("ruby", "Vagrantfile", "begin\n", "", "syntax error"),
+        ("ruby", "provision/host/lab.rb", 'require "json"', "require 'json'", "Style/StringLiterals"),
         ("nix", "nix/host.nix", "enable = true;", "enable = true", "syntax error"),
         ("data", "config/lab.json", '"redis": 6379', '"redis": "6379"', "'6379' is not of type 'integer'"),
         ("data", "config/lab.json", "192.168.56.22", "192.168.56.21", "is already worker1's"),

@@ -11,7 +11,7 @@ import pytest
 
 from lab.machines import Machines
 from lab.topology import ROOT
-from tests.unit.commands import Commands
+from tests.unit.commands import Commands, found
 
 HOST = ROOT / "provision" / "host"
 BASE = "airflow-lab/debian:trixie"
@@ -146,7 +146,9 @@ class Debian:
     def __init__(self, commands: Commands, root: Path) -> None:
         self.commands, self.root = commands, root
         commands.link(*TOOLS)
-        for name in ("vagrant", "ssh", "shellcheck", "nix-instantiate", "python3", "apt-cache", "usermod", "sleep"):
+        for name in ("vagrant", "ssh", "shellcheck", "rubocop", "nix-instantiate", "python3"):
+            commands.add(name)
+        for name in ("apt-cache", "usermod", "sleep"):
             commands.add(name)
         commands.add("mmdebstrap", "echo a root file system")
         commands.add("id", "case $* in -u) echo 1000 ;; *) echo user ;; esac")
@@ -287,6 +289,7 @@ def test_box_is_built_from_paths_that_no_shell_splits(commands: Commands, checko
     output = 'for last; do :; done; case $last in *.tar) echo tar >"$last" ;; esac'
     commands.add("mmdebstrap", output)
     commands.add("dpkg", "echo amd64")
+    found("ruby")
     done = commands.run("sh", "provision/host/box.sh", ".lab/box", cwd=checkout)
     assert done.returncode == 0, done.stderr
     hooks = "\n".join(commands.calls)

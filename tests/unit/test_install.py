@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.topology import ROOT
+from tests.unit.commands import found
 
 # Real ones, which change nothing outside the copy of the checkout.
 TOOLS = (
@@ -38,6 +39,7 @@ FAKES = {
     "python3": "",
     "qemu-img": "",
     "qemu-system-x86_64": "",
+    "rubocop": "",
     "sg": "",
     "shellcheck": "",
     "sleep": "",
@@ -252,6 +254,6 @@ def test_vagrant_names_the_group_that_the_host_has(host: Host, known: str, nixos
         (host.root / "etc/NIXOS").touch()
     (host.root / "libvirt").unlink()
     check = "LibvirtProvider.new(Lab.new(Dir.pwd)).send(:check_daemon)"
-    done = host.run(str(shutil.which("ruby")), "-r", "./provision/host/libvirt", "-e", check)
+    done = host.run(found("ruby"), "-r", "./provision/host/libvirt", "-e", check)
     assert "Lab::Invalid" in done.stderr
     assert advice in done.stderr

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lab.topology import ROOT
 from tests.unit.commands import Commands
@@ -179,7 +180,7 @@ def test_python_that_is_too_old_is_named(commands: Commands, tmp_path: Path) -> 
     assert not (tmp_path / "venv").exists()
 
 
-# make
+# make, lint.sh and pytest on a host that lacks commands
 
 
 def make(*words: str, **variables: str) -> str:
@@ -195,3 +196,59 @@ def test_make_alone_lists_what_it_can_do() -> None:
     for target in ("up", "test", "unit", "lint", "lock", "clean"):
         assert re.search(rf"^{target} +\w", listed, re.MULTILINE), target
     assert "\t" not in listed
+
+
+def test_nothing_is_skipped_in_ci_and_in_make_test() -> None:
+    for target in ("unit", "lint"):
+        assert "--skip-missing" in make("--dry-run", target)
+        assert "--skip-missing" not in make("--dry-run", target, CI="true")
+    test = re.search(r"^test:.*\n((\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert test
+    assert "sh tests/lint.sh\n" in test[1]
+    assert "SKIP" not in test[1]
+    assert "skip" not in test[1]
+    assert "exec make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_lint_names_the_command_that_is_missing_and_its_package(tmp_path: Path) -> None:
+    commands = Commands(tmp_path)
+    commands.link("dirname", "find", "sh")
+    script = str(ROOT / "tests/lint.sh")
+    strict = commands.run("sh", script, "ruby", "shell", cwd=tmp_path, alone=True)
+    assert strict.returncode == 2
+    assert strict.stderr == "lint.sh: ruby: the command ruby is missing. Next: apt-get install ruby\n"
+    lenient = commands.run("sh", script, "--skip-missing", "ruby", "shell", cwd=tmp_path, alone=True)
+    assert lenient.returncode == 0
+    assert lenient.stderr.splitlines() == [
+        "lint.sh: skipped:",
+        "  ruby: ruby is missing (apt-get install ruby)",
+        "  ruby: rubocop is missing (apt-get install rubocop)",
+        "  shell: shellcheck is missing (apt-get install shellcheck)",
+    ]
+
+
+def test_pytest_skips_a_missing_command_only_when_told_to(tmp_path: Path) -> None:
+    told = "tests/unit/test_proxy.py::test_machines_are_told_of_no_proxy_where_there_is_none"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", told, *words]
+        return subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        )
+
+    assert run().returncode == 1
+    done = run("--skip-missing")
+    assert done.returncode == 0, done.stdout
+    assert "ruby is missing (apt-get install ruby)" in done.stdout
+
+
+def test_hooks_of_pre_commit_are_the_parts_of_lint() -> None:
+    (source,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert source["repo"] == "local"
+    parts = re.search(r"\|\| set -- (.*)", (ROOT / "tests/lint.sh").read_text())
+    assert parts
+    assert [hook["entry"] for hook in source["hooks"]] == [f"sh tests/lint.sh {part}" for part in parts[1].split()]
+    tracked = [path for path in ROOT.rglob("*") if ".lab" not in path.parts and ".venv" not in path.parts]
+    names = [str(path.relative_to(ROOT)) for path in tracked]
+    for hook in source["hooks"]:
+        assert [path for path in names if re.search(hook["files"], path)], hook["id"]
