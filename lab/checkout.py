@@ -25,6 +25,14 @@ class NoLabError(Exception):
     """There is no lab in a folder, or `vagrant up` was never called there."""
 
 
+def find_root(folder: Path) -> Path:
+    """Return the root of the checkout that `folder` is in; NoLabError if it is in none."""
+    for root in (folder, *folder.parents):
+        if (root / "config" / "lab.json").exists():
+            return root
+    raise NoLabError(f"{folder} is not in a checkout of airflow-lab. Next: cd to one")
+
+
 @dataclass(frozen=True)
 class Lab:
     """The lab of the checkout at `root`. Topology and secrets are read from `.lab/` whenever they are asked for."""
@@ -34,12 +42,10 @@ class Lab:
     @classmethod
     def find(cls, folder: Path) -> Lab:
         """Return the lab of the checkout that `folder` is in; NoLabError if there is none, or it was never up."""
-        for root in (folder, *folder.parents):
-            if (root / "config" / "lab.json").exists():
-                if not (root / ".lab" / "secrets.json").exists():
-                    raise NoLabError("there is no lab in this checkout. Next: make up")
-                return cls(root)
-        raise NoLabError(f"{folder} is not in a checkout of airflow-lab")
+        lab = cls(find_root(folder))
+        if not lab.state("secrets.json").exists():
+            raise NoLabError("there is no lab in this checkout. Next: make up")
+        return lab
 
     @property
     def topology(self) -> Topology:

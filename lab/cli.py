@@ -24,7 +24,7 @@ from lab import deploy as deploy_
 from lab import doctor as doctor_
 from lab import drills, faults, report
 from lab import status as status_
-from lab.checkout import Lab, NoLabError
+from lab.checkout import Lab, NoLabError, find_root
 from lab.machines import UnsupportedError
 from lab.topology import BROKERS
 
@@ -195,7 +195,10 @@ def deploy(
     ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh -o BatchMode=yes",
 ) -> None:
     """Bring machines that Vagrant did not create to their roles, over SSH."""
-    root = Path.cwd()
+    try:
+        root = find_root(Path.cwd())
+    except NoLabError as error:
+        raise fail(str(error)) from error
     os.chdir(os.environ.get("LAB_CWD", "."))  # the inventory, and a key for ssh, may be relative to the caller's folder
     try:
         failed = deploy_.deploy(root, inventory.resolve(), shlex.split(ssh), console.print)

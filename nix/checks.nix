@@ -10,7 +10,10 @@ let
 in
 builtins.mapAttrs lint {
   shell = [ pkgs.shellcheck ];
-  ruby = [ pkgs.ruby ];
+  ruby = [
+    pkgs.rubocop
+    pkgs.ruby
+  ];
   nix = [ pkgs.nixfmt ];
   data = [
     pkgs.check-jsonschema

@@ -81,7 +81,7 @@ class DockerProvider < Provider
 
   private
 
-  def docker(*words, input: "") = command("docker", *words, input: input)
+  def docker(*words, input: "") = command("docker", *words, input:)
 
   def memory(machine) = machine["memory_mb"]
 

@@ -36,6 +36,7 @@ lacks ssh && missing="$missing openssh-client"
 # Not every distribution without apt has it. There, Vagrant pulls the base image for Docker; for libvirt, add-box.sh says what to do.
 lacks mmdebstrap && ! lacks apt-get && missing="$missing mmdebstrap"
 lacks shellcheck && missing="$missing shellcheck"
+lacks rubocop && missing="$missing rubocop"
 lacks nix-instantiate && missing="$missing nix-bin"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 case $provider in

@@ -27,7 +27,7 @@ class Lab
   PROXIES = %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].freeze
   NO_PROXY = %w[no_proxy NO_PROXY].freeze
   ENVIRONMENT = (PROXIES + NO_PROXY + %w[PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX]).freeze
-  CERTIFICATES = "/usr/local/share/ca-certificates/*.crt"
+  CERTIFICATES = "/usr/local/share/ca-certificates/*.crt".freeze
 
   attr_reader :root, :data, :machines
 
@@ -176,12 +176,13 @@ class Lab
     complaint = complaint(value, schema)
     raise Invalid, "#{place(path)}: #{complaint}" if complaint
 
-    if value.is_a?(Hash)
+    case value
+    when Hash
       value.each do |key, item|
         known = schema.fetch("properties", {})[key] || schema["additionalProperties"]
         check_schema(item, known, path.empty? ? key : "#{path}.#{key}", defs) if known.is_a?(Hash)
       end
-    elsif value.is_a?(Array)
+    when Array
       value.each_with_index { |item, index| check_schema(item, schema["items"], "#{path}[#{index}]", defs) }
     end
   end

@@ -66,8 +66,8 @@ class LibvirtProvider < Provider
     other = (virsh("list", "--uuid").split - mine).find { |id| virsh("domiflist", id).include?(network) }
     return unless other
 
-    raise Lab::Invalid, "the network #{@lab.data['network']} is in use: machines of #{virsh('desc', other)[%r{Source: (.*)/Vagrantfile}, 1]} are running on it. " \
-                        "`vagrant halt` there, or give this lab a network of its own in config/lab.json."
+    raise Lab::Invalid, "the network #{@lab.data['network']} is in use: machines of #{virsh('desc', other)[%r{Source: (.*)/Vagrantfile}, 1]} are " \
+                        "running on it. `vagrant halt` there, or give this lab a network of its own in config/lab.json."
   end
 
   # `make up` has tried whether a kernel runs in it: the device may be there and still not run one.

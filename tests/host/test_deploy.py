@@ -171,14 +171,13 @@ def test_mistake_in_an_inventory_is_named_before_anything_is_made(desk: Desk) ->
 
 def test_paths_are_relative_to_the_callers_folder(desk: Desk) -> None:
     root = desk.checkout.root
-    for path in ("bin", "Makefile", "tests/requirements.lock"):
-        (root / path).parent.mkdir(exist_ok=True)
+    for path in ("bin", "Makefile"):
         (shutil.copytree if (ROOT / path).is_dir() else shutil.copy)(ROOT / path, root / path)
-    python = root / ".venv" / "bin" / "python"
+    python = root / ".lab" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    (root / ".venv" / "installed").touch()
+    (root / ".lab" / "venv" / "installed").touch()
     desk.inventory("mine.json")
     words = [str(root / "bin" / "lab"), "deploy", "mine.json", "--ssh", "./ssh"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=desk.root)

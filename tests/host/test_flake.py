@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.support import ROOT
 SYSTEMS = ("x86_64-linux", "aarch64-linux")
 COPIED = (
     *(".ci", "bin", "config", "lab", "nix", "provision", "tests/lint.sh", "tests/host/nixpkgs"),
-    *("Makefile", "Vagrantfile", "flake.nix"),
+    *(".rubocop.yml", "Makefile", "Vagrantfile", "flake.nix"),
 )
 KNOWN = json.loads((ROOT / "tests/host/nixpkgs/attributes.json").read_text())
 PACKAGES: dict[str, list[str]] = {name: entry["commands"] for name, entry in KNOWN["packages"].items()}
@@ -35,6 +36,8 @@ ELSEWHERE = {
     "virtiofsd": "nixosModules.host",
     "tini": "only outside systemd",
 }
+# Of provision/host, what runs on the host.
+SCRIPTS = ("install", "with-groups", "environment", "clean")
 OUTPUTS = """
 let
   flake = import ./flake.nix;
@@ -87,8 +90,9 @@ def called(text: str) -> set[str]:
 
 
 def locked_python() -> set[str]:
-    """Return the commands that .venv has: those of the packages in tests/requirements.in."""
-    return set((ROOT / "tests/requirements.in").read_text().split())
+    """Return the commands that .venv has: those of the packages in pyproject.toml's groups."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"].values()
+    return {package for group in groups for package in group if isinstance(package, str)}
 
 
 def called_on_the_host() -> set[str]:
@@ -99,7 +103,7 @@ def called_on_the_host() -> set[str]:
         *(ROOT / "tests").glob("*.py"),
         *(ROOT / "tests/support").glob("*.py"),
     ]
-    scripts += [ROOT / "provision/host" / f"{name}.sh" for name in ("install", "with-groups", "clean")]
+    scripts += [ROOT / "provision/host" / f"{name}.sh" for name in SCRIPTS]
     scripts += [ROOT / "provision/images/add-box.sh"]
     return called(code(*scripts)) - set(ELSEWHERE) - locked_python()
 
@@ -213,6 +217,7 @@ def test_check_has_its_tools_and_passes(part: str, tmp_path: Path) -> None:
         ("shell", ".ci/run", "set -euo", "echo $unquoted; set -euo", "SC2086"),
         ("ruby", "provision/host/lab.rb", "class Lab", "class lab", "class/module name must be CONSTANT"),
         ("ruby", "Vagrantfile", "begin\n", "", "syntax error"),
+        ("ruby", "provision/host/lab.rb", 'require "json"', "require 'json'", "Style/StringLiterals"),
         ("nix", "nix/host.nix", "enable = true;", "enable = true", "syntax error"),
         ("data", "config/lab.json", '"redis": 6379', '"redis": "6379"', "'6379' is not of type 'integer'"),
         ("data", "config/lab.json", "192.168.56.22", "192.168.56.21", "is already worker1's"),
@@ -266,10 +271,8 @@ def test_no_library_path_leaks_into_the_programs_of_the_host() -> None:
 
 
 def test_only_the_python_of_the_tests_loads_the_libraries(tmp_path: Path) -> None:
-    plan = subprocess.run(
-        ["make", "--dry-run", "--always-make", ".venv/installed"], check=True, capture_output=True, text=True, cwd=ROOT
-    ).stdout
-    assert "cp nix/libraries.pth .venv/lib/python3.*/site-packages" in plan
+    environment = (ROOT / "provision/host/environment.sh").read_text()
+    assert 'cp nix/libraries.pth "$folder"/lib/python3.*/site-packages' in environment
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
     (packages,) = (tmp_path / ".venv/lib").glob("python3.*/site-packages")
     shutil.copy(ROOT / "nix/libraries.pth", packages)

@@ -146,7 +146,9 @@ class Debian:
     def __init__(self, commands: Commands, root: Path) -> None:
         self.commands, self.root = commands, root
         commands.link(*TOOLS)
-        for name in ("vagrant", "ssh", "shellcheck", "nix-instantiate", "python3", "apt-cache", "usermod", "sleep"):
+        for name in ("vagrant", "ssh", "shellcheck", "rubocop", "nix-instantiate", "python3"):
+            commands.add(name)
+        for name in ("apt-cache", "usermod", "sleep"):
             commands.add(name)
         commands.add("mmdebstrap", "echo a root file system")
         commands.add("id", "case $* in -u) echo 1000 ;; *) echo user ;; esac")

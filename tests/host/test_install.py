@@ -38,6 +38,7 @@ FAKES = {
     "python3": "",
     "qemu-img": "",
     "qemu-system-x86_64": "",
+    "rubocop": "",
     "sg": "",
     "shellcheck": "",
     "sleep": "",
