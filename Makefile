@@ -66,8 +66,7 @@ status doctor heal: ## call bin/lab status, doctor or heal; more: bin/lab --help
 	@bin/lab $@
 
 drills: up ## run every drill on both brokers, and update the table in docs/failures.md
-	@bin/lab drill all --broker both
-	@.lab/venv/bin/python -m lab.readme drills
+	@bin/lab drill all --broker both; failed=$$?; .lab/venv/bin/python -m lab.readme drills && exit $$failed
 
 clean: ## remove the machines, images, secrets and Python environments
 	@$(LAB) sh provision/host/clean.sh

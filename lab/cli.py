@@ -238,6 +238,9 @@ def drill(
                 lab.machines.provision(BROKER=on)
             for name in chosen:
                 records.append(_run(name, lab))
+        if lab.topology.broker != current and broker == "both":
+            console.print(f"moving back to {current}")
+            lab.machines.provision(BROKER=current)
     finally:
         if records:
             console.print(_table(records))
