@@ -1,9 +1,9 @@
-# `make up` and `make test` add what a fresh machine lacks, then call Vagrant and pytest.
-# The plain commands (vagrant up, halt, ssh, provision, destroy) work beside them.
+# `make up` and `make test` install what is missing on a new host, then call Vagrant and pytest.
+# Vagrant's own commands (vagrant up, halt, ssh, provision, destroy) work too.
 
 LAB := sh provision/host/with-groups.sh
 BIN := .venv/bin
-# The host's certificates, for pip and uv: some networks have their own.
+# The host's certificates, for pip and uv: some networks use their own.
 CA := /etc/ssl/certs/ca-certificates.crt
 ifneq ($(wildcard $(CA)),)
 export PIP_CERT ?= $(CA)
@@ -13,19 +13,19 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 
 .PHONY: up box test unit lint format lock figures status doctor heal drills clean host
 
-up: host ## the lab, from nothing
+up: host ## brings up the lab, from scratch
 	@$(LAB) vagrant up
 
-box: ## our own Debian 13 for libvirt, anew, from Debian's archive alone: .lab/box/airflow-lab.box
+box: ## makes the box for libvirt again, only from Debian's archive: .lab/box/airflow-lab.box
 	@rm -rf .lab/box
 	@PROVIDER=libvirt sh provision/host/install.sh
 
-test: up lint ## everything: the style, and the whole suite on the running lab
+test: up lint ## checks the style, and runs all tests on the running lab
 	@PROVIDER=docker sh provision/host/install.sh
 	@PROVIDER=libvirt sh provision/host/install.sh no-box
 	@$(LAB) $(BIN)/pytest
 
-unit: .venv/installed ## the tests that need Python alone
+unit: .venv/installed ## the tests that need no machine
 	@$(BIN)/pytest tests/unit
 
 lint: .venv/installed ## style, types and data: tests/lint.sh, which the flake's checks run too
@@ -44,14 +44,14 @@ lock: .venv/installed ## the newest packages that requirements.in allows; `vagra
 figures: up .venv/installed ## measures times and memory, for docs/figures.md; destroys the lab and brings it up again
 	@$(LAB) $(BIN)/python -m lab.figures
 
-status doctor heal: .venv/installed ## `lab` beside make: bin/lab --help
+status doctor heal: .venv/installed ## the same as bin/lab status, doctor, heal; see bin/lab --help
 	@bin/lab $@
 
 drills: up .venv/installed ## every drill on both brokers, and the table of drills in docs/failures.md
 	@bin/lab drill all --broker both
 	@$(BIN)/python -m lab.readme drills
 
-clean: ## the machines, the images, the secrets and the Python environment
+clean: ## deletes the machines, the images, the secrets and the Python environment
 	@$(LAB) sh provision/host/clean.sh
 
 host:

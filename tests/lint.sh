@@ -1,12 +1,12 @@
 #!/bin/sh
-# lint.sh [PART…]   checks the tree with the tools on PATH; without a PART all of it
+# lint.sh [PART…]   checks the tree with the tools on PATH; without a PART, all parts
 #
-# `make lint` runs all parts. The flake's checks run all but python: ruff and mypy must have the versions of
-# tests/requirements.lock, and nixpkgs has others.
+# `make lint` runs all parts. The flake's checks run all parts except python: ruff and mypy must have the versions
+# of tests/requirements.lock, and nixpkgs has other versions.
 set -eu
 cd "$(dirname "$0")/.."
 
-# All of them except those in hidden folders: .venv, .lab and the like are not ours.
+# Not those in hidden folders, such as .venv and .lab: they are not ours.
 files() { find . -path './.[!.]*' -prune -o -name "$1" -print; }
 
 lint() {
@@ -22,7 +22,7 @@ lint() {
       ;;
     ruby) for file in Vagrantfile $(files '*.rb'); do ruby -c "$file" >/dev/null; done ;;
     nix)
-      # Debian has no nixfmt: there, the files are parsed.
+      # Debian does not have nixfmt: without it, the files are only parsed.
       if command -v nixfmt >/dev/null; then set -- nixfmt --check; else set -- nix-instantiate --parse; fi
       # shellcheck disable=SC2046 # a list of files
       "$@" $(files '*.nix') >/dev/null
@@ -34,7 +34,7 @@ lint() {
       python3 -c 'from lab.topology import Topology; Topology.load()'
       ;;
     *)
-      echo "lint.sh: no part $1; parts: python, shell, ruby, nix, data" >&2
+      echo "lint.sh: unknown part $1; allowed: python, shell, ruby, nix, data" >&2
       exit 2
       ;;
   esac
