@@ -78,7 +78,7 @@ def test_change_that_is_taken_back_keeps_the_worker_that_read_it(tmp_path: Path,
     [
         (BOTH, ""),
         (BOTH[:1], "the worker of worker2 to be provisioned (`vagrant up`, `vagrant provision`)"),
-        ([*BOTH, Client("worker1", "airflow-worker-1", "rabbitmq")], "the worker of worker1 to end what it has from"),
+        ([*BOTH, Client("worker1", "airflow-worker-1", "rabbitmq")], "the worker of worker1 to stop using"),
         # A machine that was destroyed while the lab moved
         ([*BOTH, Client("worker3", "airflow-worker-1", "rabbitmq")], ""),
     ],

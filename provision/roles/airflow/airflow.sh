@@ -1,5 +1,5 @@
 #!/bin/sh
-# Managed by provision/roles/airflow: the airflow command, as its services run it; for root, as the user airflow.
+# Managed by provision/roles/airflow: the airflow command in the services' environment; root runs it as the user airflow.
 set -a
 . /opt/airflow/airflow.env
 cd /opt/airflow
