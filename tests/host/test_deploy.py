@@ -79,7 +79,7 @@ def test_inventory_that_grows_reaches_its_new_machines(desk: Desk) -> None:
     assert desk.deploy(desk.inventory(workers=1)) == {"data", "control", "runner1"}
 
 
-def test_choices_of_the_callers_shell_do_not_alter_an_inventory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_of_the_callers_shell_do_not_change_an_inventory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in {"BROKER": "rabbitmq", "WORKERS": "2", "TIMINGS": "stock", "TIME_FACTOR": "3"}.items():
         monkeypatch.setenv(variable, value)
     assert desk.deploy(desk.inventory()) == {"data", "control", "runner1"}
@@ -88,7 +88,7 @@ def test_choices_of_the_callers_shell_do_not_alter_an_inventory(desk: Desk, monk
     assert "runner2" not in told["machines"]
 
 
-def test_machine_of_the_checkouts_own_lab_does_not_alter_an_inventory(desk: Desk) -> None:
+def test_machine_of_the_checkouts_own_lab_does_not_change_an_inventory(desk: Desk) -> None:
     identity = desk.checkout.root / ".vagrant/machines/runner2/docker/id"
     identity.parent.mkdir(parents=True)
     identity.touch()

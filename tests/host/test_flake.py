@@ -180,7 +180,7 @@ def test_missing_or_misspelt_tool_is_noticed(copy: Path, tool: str) -> None:
         ("config.allowUnfree = true;", "the configuration of nixpkgs is not only a predicate"),
     ],
 )
-def test_no_unfree_package_but_vagrant_is_allowed(copy: Path, predicate: str, complaint: str) -> None:
+def test_no_unfree_package_except_vagrant_is_allowed(copy: Path, predicate: str, complaint: str) -> None:
     replace(copy / "flake.nix", 'config.allowUnfreePredicate = package: lib.getName package == "vagrant";', predicate)
     with pytest.raises(AssertionError, match=complaint):
         evaluate(FORCED, copy)

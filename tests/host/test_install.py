@@ -153,7 +153,7 @@ def test_debian_without_mmdebstrap_installs_it(host: Host) -> None:
 
 
 @pytest.mark.parametrize("nixos", [True, False])
-def test_host_without_apt_is_told_what_is_missing(host: Host, nixos: bool) -> None:
+def test_missing_packages_are_named_without_apt(host: Host, nixos: bool) -> None:
     host.remove("vagrant", "shellcheck")
     if nixos:
         host.become_nixos()
@@ -201,7 +201,7 @@ def test_user_joins_the_group_that_the_host_has(host: Host, provider: str, known
 
 
 @pytest.mark.parametrize(("provider", "group"), [("docker", "docker"), ("libvirt", "libvirtd")])
-def test_user_of_nixos_is_told_the_group(host: Host, provider: str, group: str) -> None:
+def test_group_is_named_on_nixos(host: Host, provider: str, group: str) -> None:
     host.become_nixos()
     host.groups("users", known=("docker", "libvirtd"))
     done = host.install(provider, "no-box")
@@ -210,7 +210,7 @@ def test_user_of_nixos_is_told_the_group(host: Host, provider: str, group: str) 
     assert host.changes() == []
 
 
-def test_box_of_another_machine_is_taken_without_mmdebstrap(host: Host) -> None:
+def test_box_of_another_machine_is_used_without_mmdebstrap(host: Host) -> None:
     host.become_nixos()
     done = host.install("libvirt")
     assert done.returncode == 1

@@ -52,7 +52,7 @@ def replace_worker(context: Context) -> None:
     switch = f"PYTHONPATH=/vagrant {airflow.VENV}/bin/python -m provision.roles.worker.switch"
     words = f"{lab.broker} {' '.join(service.write_unit(context, worker, TEMPLATE))}"
     server.shell(
-        name="Start a worker with the current settings, in addition to the old one",
+        name="Start a worker with the current settings",
         commands=[f"{switch} replace {words}"],
         _if=lambda: host.get_fact(Command, f"{switch} is-current {words} && echo current || true") != "current",
     )
