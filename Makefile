@@ -1,10 +1,10 @@
-# `make up` and `make test` add what a fresh machine lacks, then call Vagrant and pytest.
-# The plain commands (vagrant up, halt, ssh, provision, destroy) work beside them.
+# `make up` and `make test` install what is missing on a new host, then call Vagrant and pytest.
+# Vagrant's own commands (vagrant up, halt, ssh, provision, destroy) work too.
 
 LAB := sh provision/host/with-groups.sh
 BIN := .venv/bin
 ENVIRONMENT := sh provision/host/environment.sh
-# The host's certificates, for pip and uv: some networks have their own.
+# The host's certificates, for pip and uv: some networks use their own.
 CA := /etc/ssl/certs/ca-certificates.crt
 ifneq ($(wildcard $(CA)),)
 export PIP_CERT ?= $(CA)

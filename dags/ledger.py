@@ -1,4 +1,4 @@
-"""Tasks that record their start, every second, and their end in a table: was one lost, or executed twice?"""
+"""Tasks that record their start, every second, and their end in a table. It shows tasks lost or executed twice."""
 
 import socket
 import time
@@ -19,10 +19,10 @@ TABLE = """
     )
 """
 # The effect of a task is committed once, by the first of its attempts that ends: Airflow and Celery only promise that a
-# task is executed at least once, and a machine that is cut off continues what it runs.
+# task is executed at least once, and a machine that is cut off continues its tasks.
 ONCE = "CREATE UNIQUE INDEX IF NOT EXISTS committed_once ON attempts (run_id, task) WHERE committed"
 SCHEMA = (TABLE, ONCE)
-# The task makes the token: a write whose answer was lost is repeated, and must have no second effect.
+# The task makes the token: it sends a write again if the answer was lost, and the write must not count twice.
 BEGIN = """
     INSERT INTO attempts (token, run_id, task, attempt, host) VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT (token) DO UPDATE SET token = excluded.token RETURNING id
@@ -52,7 +52,7 @@ class Ledger:
 
     @tenacity.retry(stop=tenacity.stop_after_delay(120), wait=tenacity.wait_fixed(1))
     def write(self, sql: str, *values: object) -> int:
-        """Execute an idempotent statement and return the id of the row. Retries while the database is away."""
+        """Execute an idempotent statement and return the id of the row. Retries while the database is unavailable."""
         try:
             self.connection = self.connection or self.hook.get_conn()
             self.connection.autocommit = True

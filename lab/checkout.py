@@ -65,9 +65,9 @@ class Lab:
         return Machines(self.root)
 
     def seconds(self, count: float) -> float:
-        """Return how long the lab waits where a lab on real hardware waits `count` seconds.
+        """Return `count` seconds times `time_factor`.
 
-        Every wait of the `lab` command goes through this: emulated machines are slow by `time_factor`.
+        Every wait of the `lab` command uses this: emulated machines are slower by `time_factor`.
         """
         return count * self.topology.time_factor
 

@@ -35,7 +35,7 @@ GOOD, BAD = "[green]✓[/]", "[red]✗[/]"
 
 
 def fail(text: str) -> typer.Exit:
-    """Say what is wrong and return what ends the command with code 2."""
+    """Print an error, and return the exception that ends the command with code 2."""
     print(f"lab: {text}", file=sys.stderr)
     return typer.Exit(2)
 
@@ -135,7 +135,7 @@ def fault(
     if lab.topology.provider == "docker" and chosen.not_on_docker:
         raise fail(f"no {what} on docker: {chosen.not_on_docker}. Virtual machines have it: PROVIDER=libvirt make up")
     if bool(chosen.takes) != bool(target):
-        wanted = f"needs an argument: {chosen.takes}" if chosen.takes else "takes no argument beside the machine"
+        wanted = f"needs an argument: {chosen.takes}" if chosen.takes else "takes no argument other than the machine"
         raise fail(f"{what} {wanted}")
     try:
         note = chosen.inject(lab, machine, target)

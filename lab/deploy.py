@@ -1,4 +1,4 @@
-"""Brings machines that Vagrant did not create to their roles, over SSH: sends them the same code and runs it there."""
+"""Provisions machines that Vagrant did not create, over SSH: sends them the same code and runs it there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ end
 lab.save
 puts JSON.generate(lab.resolved)
 """
-# Runs on a machine: sets its name, and unpacks the code and the DAGs to where the machines of a lab have them.
+# Runs on a machine: sets its name, and unpacks the code and the DAGs to the same folders as on a lab's machines.
 RECEIVE = """
 set -eu
 umask 022
@@ -41,8 +41,8 @@ new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 tar --extract --gzip --directory "$new" --no-same-owner
 
-# replace FROM TO: writes the files of FROM to TO, and only then removes all others. The dag-processor, which reads it
-# meanwhile, finds neither an empty folder nor an incomplete file.
+# replace FROM TO: writes the files of FROM to TO, and only then removes all others. The dag-processor, which may
+# read TO at the same time, finds neither an empty folder nor an incomplete file.
 replace() {
   mkdir -p "$2"
   (cd "$1" && find . -mindepth 1 -exec sh -ec '
@@ -75,10 +75,10 @@ class InvalidError(Exception):
 
 
 def deploy(root: Path, inventory: Path, ssh: list[str], say: Callable[[str], None]) -> list[str]:
-    """Bring the machines of `inventory`, in the form of `lab.json`, to their roles; return those that failed.
+    """Provision the machines of `inventory`, a file in the form of `lab.json`; return those that failed.
 
     `root` is the checkout whose code they get. `ssh` is a command to which an address and a command are added; its user
-    must be root or be allowed to use sudo. Secrets are created the first time and kept in a folder beside the
+    must be root or be allowed to use sudo. Secrets are created the first time and kept in a folder next to the
     inventory, named after it. InvalidError before any machine is reached if the inventory has a mistake.
     """
     state = _state(inventory)
@@ -95,7 +95,7 @@ def deploy(root: Path, inventory: Path, ssh: list[str], say: Callable[[str], Non
                 if sent.returncode:
                     say(f"{name}: failed; see {log.name}")
                     return False
-        say(f"{name}: has its roles")
+        say(f"{name}: provisioned")
         return True
 
     names = [machine.name for machine in topology.machines]
@@ -111,7 +111,7 @@ def _state(inventory: Path) -> Path:
         raise InvalidError(f"there is no inventory {inventory}")
     if state == inventory:
         raise InvalidError(
-            f"{inventory}: its name must end in .json; its secrets are kept in a folder of the rest of it"
+            f"{inventory}: its name must end in .json; its secrets are kept in a folder named after the rest"
         )
     if state.exists() and not (state / SECRETS).exists():
         raise InvalidError(f"{state} is not the folder of an inventory: rename {inventory.name}")

@@ -1,6 +1,6 @@
-"""What can be done to the lab, and how each is undone: the same commands on every provider.
+"""The faults of the lab and how each is undone, with the same commands on every provider.
 
-Undoing needs no memory of what was done: it asks the machines. `heal` undoes everything.
+An undo does not rely on a record: it asks the machines what is wrong. `heal` undoes everything.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from lab.roles import ROLES, canonical
 from lab.topology import Topology
 
 SCRIPTS = Path(__file__).parent / "scripts"
-SCRIPTS = Path(__file__).parent / "scripts"
 ALL = "all"  # the name of every machine at once, for power
 TABLE = "inet airflow_lab_fault"
 FILLER = "/var/lib/airflow-lab/filler"
-SKEWED = "/var/lib/airflow-lab/skewed"  # exists while a machine's clock is as `skew` has set it
+SKEWED = "/var/lib/airflow-lab/skewed"  # exists while a machine's clock is set wrong by `skew`
 DELAY, LOSS = "200ms", 5  # of a slow link: latency one way, and percent of packets lost in both directions
-KILLED = "The host's kernel has ended the connections: those of a real machine that loses power stay open"
+KILLED = "The host's kernel has closed the connections. If a real machine loses power, its connections stay open"
 
 Inject = Callable[[Lab, str, str], str | None]
 Undo = Callable[[Lab, Sequence[str]], list[str]]
@@ -38,9 +37,9 @@ class UnknownError(Exception):
 class Fault:
     """A fault of one machine.
 
-    `does` says what it does, `inject` does it to a machine and returns what the user should know of how it was done.
-    `undo` undoes it on those of some machines that have it, and returns what it undid. `takes` names the argument that
-    it needs beside a machine. `not_on_docker` says why containers do not have it.
+    `does` describes it. `inject` injects it into a machine, and returns a note for the user if there is one. `undo`
+    undoes it on those of the given machines that have it, and returns what it undid. `takes` names the argument that it
+    needs in addition to a machine. `not_on_docker` says why containers do not have it.
     """
 
     does: str
@@ -169,7 +168,7 @@ FAULTS = {
     "slow": Fault(f"{DELAY} of latency and {LOSS} % loss on its link", slow, reconnect),
     "fill": Fault("its disk is full", fill, empty, not_on_docker="a container's disk is the host's"),
     "skew": Fault(
-        "its clock is wrong by so many seconds, ahead or, below zero, behind",
+        "its clock is ahead by this many seconds, or behind if the number is negative",
         skew,
         set_clock,
         takes="seconds",

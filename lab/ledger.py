@@ -36,9 +36,9 @@ class Attempt:
 class Judgement:
     """What happened to the tasks of a run.
 
-    The effect of those `lost` is not committed, that of those `duplicated` more than once; those `executed_twice` ran
-    to their end more than once. `overlaps` gives, by task, the seconds in which two attempts ran at the same time;
-    `failed` are those that Airflow does not call successful.
+    `lost`: their effect is not committed. `duplicated`: their effect is committed more than once. `executed_twice`:
+    they ran to their end more than once. `overlaps`: by task, the seconds in which two attempts ran at the same time.
+    `failed`: Airflow does not report them as successful.
     """
 
     lost: list[int] = field(default_factory=list)

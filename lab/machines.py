@@ -63,7 +63,7 @@ class Guest:
     def run_script(self, script: str, *arguments: str) -> str:
         """Return what a shell script prints, run by root; CalledProcessError if it fails.
 
-        The script goes to standard input, which, unlike arguments, no process list shows and no log has.
+        The script goes to standard input: unlike arguments, it does not appear in process lists or logs.
         """
         words = ["sudo", "sh", "-s", "--", *map(shlex.quote, arguments)]
         command = ["ssh", "-F", str(self.ssh_config), self.machine.name, *words]
@@ -71,7 +71,7 @@ class Guest:
 
 
 class Machines:
-    """The machines of a checkout. Power is Vagrant's; each of its commands closes the connections that it breaks."""
+    """The machines of a checkout. Vagrant controls their power; each method closes the connections that it breaks."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -152,7 +152,7 @@ class Machines:
     def snapshots(self) -> set[str]:
         """Return the names of all snapshots; UnsupportedError if the provider has none."""
         if self.topology.provider == "docker":
-            raise UnsupportedError("no snapshots on docker: a container's disk is no disk. PROVIDER=libvirt has them")
+            raise UnsupportedError("no snapshots on docker: a container has no own disk. PROVIDER=libvirt has them")
         listed = self.vagrant().snapshot_list()
         return {line.strip() for line in listed if line.strip() and not line.startswith("==>")}
 

@@ -1,7 +1,8 @@
-"""Writes what is generated of the documentation and the tests; called in the root of the checkout.
+"""Writes the generated parts of the documentation and the tests; called in the root of the checkout.
 
 `python -m lab.readme` renews the table of machines in README.md and `tests/support/lab.json`, the resolved lab of
-`config/lab.json`. With the word `drills` it also renews the table of drills in docs/failures.md, from `.lab/reports`.
+`config/lab.json`. With the argument `drills` it also renews the table of drills in docs/failures.md, from
+`.lab/reports`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def put(text: str, name: str, table: str) -> str:
 
 
 def resolve() -> str:
-    """Return `config/lab.json` as Vagrant's side resolves it, without the choices of this checkout."""
+    """Return `config/lab.json` as `provision/host/lab.rb` resolves it, without the choices of this checkout."""
     command = ["ruby", "-r", "./provision/host/lab", "-e", RESOLVE, "there-is-none"]
     return subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}).stdout
 

@@ -1,4 +1,4 @@
-"""The table of roles, `roles.json`: the host's Ruby and everything in Python read it. Standard library only."""
+"""The table of roles, `roles.json`: the host's Ruby code and all Python code read it. Standard library only."""
 
 from __future__ import annotations
 

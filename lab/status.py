@@ -1,4 +1,4 @@
-"""The state of the lab, asked of every part at once, and what is wrong with it."""
+"""Collects the state of every part of the lab, at the same time, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def problems(lab: Lab) -> list[str]:
     """Return what is wrong with the lab; nothing if it is healthy and no task is queued or running."""
     status = collect(lab)
     left = [f"{count} tasks are {state}" for state, count in status.tasks.items()]
-    # A worker that was away may still run what Airflow has given to another.
+    # A worker that was cut off may still run a task that Airflow has given to another worker.
     left += [f"{name} runs {worker['running']} tasks" for name, worker in status.workers.items() if worker["running"]]
     return status.problems + left
 
@@ -78,7 +78,7 @@ def problems(lab: Lab) -> list[str]:
 def _services(status: Status, lab: Lab, name: str) -> None:
     topology = lab.topology
     units, wait = topology.services(name), lab.seconds(ANSWER)
-    # The queue server that the lab is leaving, or has left.
+    # The old queue server: it runs during a move, and must not run after it.
     left = [topology.queue_unit(broker) for broker in BROKERS if broker != topology.broker and "queue" in units]
     show = f"systemctl show --value --property ActiveState {' '.join([*units.values(), *left])}"
     command = ["ssh", "-F", str(lab.machines.ssh_config), "-o", f"ConnectTimeout={wait:.0f}", name, show]
@@ -96,7 +96,9 @@ def _services(status: Status, lab: Lab, name: str) -> None:
     ]
     for role, state in status.services[name].items():
         if state != "active":
-            status.problems.append(f"{name}: {role} is {state} (vagrant ssh {name} -c 'sudo journalctl -u {units[role]}')")
+            status.problems.append(
+                f"{name}: {role} is {state} (vagrant ssh {name} -c 'sudo journalctl -u {units[role]}')"
+            )
 
 
 def _api_servers(status: Status, lab: Lab) -> None:
@@ -113,7 +115,7 @@ def _api_servers(status: Status, lab: Lab) -> None:
 def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
     for part, health in airflow.get("monitor/health").items():
         if health["status"] != "healthy":
-            status.problems.append(f"Airflow's {part} is {health['status'] or 'not there'}")
+            status.problems.append(f"Airflow's {part} is {health['status'] or 'missing'}")
     now = datetime.now(UTC)
     # The newest first: Airflow removes the dead ones from a page only after it has cut it.
     jobs = airflow.get("jobs", is_alive=True, limit=100, order_by="-latest_heartbeat")["jobs"]

@@ -26,7 +26,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Topology:
-    """The whole lab, as Vagrant's side has resolved it.
+    """The lab, as `provision/host/lab.rb` has resolved it.
 
     `machines` are those in use; `hosts` has the address of every machine that `config/lab.json` lists, so that the
     others know a worker before it joins. `timings` are in seconds.

@@ -1,4 +1,4 @@
-"""The one way in which the lab waits for something."""
+"""Waits for a condition; every wait in the lab uses this."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-T = TypeVar("T")  # Python 3.11 has no `def eventually[T]`
+T = TypeVar("T")  # Python 3.11 does not have `def eventually[T]`
 
 
 def eventually(predicate: Callable[[], T], *, seconds: float, every: float = 1) -> T:

@@ -1,4 +1,4 @@
-# `nix flake check`: the parts of `make lint` that need no Python package of tests/requirements.lock.
+# `nix flake check`: the parts of `make lint` that do not need Python packages of tests/requirements.lock.
 { pkgs, self }:
 let
   lint =

@@ -1,5 +1,5 @@
 # The commands that the Makefile, provision/host/, bin/lab and the tests call; on Debian, provision/host/install.sh
-# installs them. Not here: daemons, with what they start (./host.nix), and mmdebstrap, which nixpkgs does not have.
+# installs them. Not included: the daemons and their helpers (./host.nix), and mmdebstrap, which nixpkgs does not have.
 # Without mmdebstrap, Vagrant pulls the base image for Docker, and the box for libvirt is made on a Debian machine.
 { pkgs }:
 pkgs.mkShellNoCC {

@@ -1,16 +1,16 @@
 #!/bin/sh
-# bootstrap.sh <MACHINE_JSON   brings a Debian machine to its roles; runs on it, as root; idempotent
+# bootstrap.sh <MACHINE_JSON   provisions the Debian machine on which it runs, as root; idempotent
 #
-# Writes the document to where only root can read it, trusts the host's certificates, creates pyinfra's environment, and
+# Writes the document to a file that only root can read, trusts the host's certificates, creates pyinfra's environment, and
 # runs deploy.py.
 set -eu
 export DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 here=/vagrant/provision
 document=/etc/airflow-lab/machine.json
 venv=/opt/pyinfra
-logs=/var/log/airflow-lab # a folder of the host, .lab/logs, on the machines of Vagrant
+logs=/var/log/airflow-lab # on Vagrant's machines, this is the host's folder .lab/logs
 
-# One at a time: provisioning goes on when its `vagrant` was interrupted.
+# One at a time: provisioning continues on the machine after its `vagrant` was interrupted.
 exec 9>/run/airflow-lab.lock
 flock --nonblock 9 || { echo "step: Wait for another provisioning of this machine"; flock 9; }
 
@@ -53,5 +53,5 @@ export PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$logs"
 python3 progress.py "$logs/$machine.log" ".lab/logs/$machine.log" "$venv/bin/pyinfra" --yes inventory.py deploy.py
 for file in /run/airflow-lab/retiring-*; do
-  if [ -s "$file" ]; then echo "==> lab: the old worker ends by itself; it waits for $(cat "$file")"; fi
+  if [ -s "$file" ]; then echo "==> lab: the old worker ends on its own; it waits for $(cat "$file")"; fi
 done

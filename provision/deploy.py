@@ -1,6 +1,6 @@
-"""Brings the machine that it runs on to its roles: installs each role, then configures each, in causal order.
+"""Installs the roles of the machine that it runs on, then configures them, each in the order of their dependencies.
 
-Without a machine's name it only installs, every role: that makes the machine image.
+Without a machine's name, it installs every role and configures none: this makes the machine image.
 """
 
 from pyinfra import config, host

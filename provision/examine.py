@@ -1,6 +1,6 @@
-"""Prints, as JSON, what of this machine must be the same as on other machines, or match them; for `lab doctor`.
+"""Prints as JSON, for `lab doctor`, what must be the same on all machines, or must match the other machines.
 
-Runs as root with the machine's own Python. Secrets are shown as hashes: they are random, so those say nothing.
+Runs as root with the machine's own Python. Secrets are printed as hashes, which reveal nothing: secrets are random.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def reaches(endpoint: tuple[str, int]) -> bool:
 
 
 def endpoints(lab: Topology, roles: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Return the name and port of everything that a machine with `roles` connects to."""
+    """Yield the name and port of each service that a machine with `roles` connects to."""
     for role in roles:
         for peer, port in ROLES[role].connects.items():
             for machine in lab.with_role(peer):

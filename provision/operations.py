@@ -56,8 +56,8 @@ def packages(*names: str) -> None:
 class Outdated(FactBase[bool]):
     """Whether a unit is not enabled, not running, or was started before any of `paths` was last written.
 
-    It compares the times of the files, and not whether this run wrote them: a run that was interrupted between writing
-    a file and restarting its service is completed by the next one.
+    It compares the times of the files, not whether this run wrote them. If a run was interrupted between writing a file
+    and restarting its service, the next run completes it.
     """
 
     def command(self, unit: str, paths: Iterable[str] = ()) -> str:
@@ -77,8 +77,8 @@ class Outdated(FactBase[bool]):
 def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: str = "") -> None:
     """Enable `unit`, and start it, or restart it if it started before a file that it reads was written.
 
-    Without `wait` this does not wait until the unit is active: it may wait for another machine. With `rolls`, a role,
-    the unit is only noted, and `rolling_restart` restarts it.
+    Without `wait`, do not wait until the unit is active: it may wait for another machine. With `rolls`, a role, only
+    record the unit; `rolling_restart` restarts it.
     """
     paths = [*reads]
     restart = f"systemctl restart {'' if wait else '--no-block '}{unit}"
@@ -93,7 +93,7 @@ def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: s
 
 
 def rolling_restart() -> None:
-    """Restart the units that `service` noted, while another machine has each of their roles."""
+    """Restart the units that `service` recorded, while another machine serves each of their roles."""
     server.shell(
         name="Restart Airflow's services, one machine at a time",
         commands=["PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.roles.airflow.rolling_restart"],
@@ -102,13 +102,13 @@ def rolling_restart() -> None:
 
 
 def restart_always(unit: str) -> str:
-    """Have a unit of a Debian package restarted whenever it exits, and return the file that says so."""
+    """Restart a unit of a Debian package whenever it exits; return the path of its drop-in."""
     source = Path(__file__).parent / "roles" / "base" / "restart.conf"
     return copy(source, f"/etc/systemd/system/{unit}.d/restart.conf", folder=True)
 
 
 def drain(unit: str, *, drainer: str) -> None:
-    """Start `drainer`, a unit that stops `unit` when nobody uses it any more, also after a reboot."""
+    """Start `drainer`, a unit that stops `unit` when it is not used any more, also after a reboot."""
     server.shell(
         name=f"Drain {unit}",
         commands=[f"systemctl daemon-reload && systemctl enable {drainer} && systemctl start --no-block {drainer}"],
@@ -130,17 +130,17 @@ def _is(unit: str, state: str) -> bool:
 
 
 def refuse_changed_secrets(secrets: Mapping[str, str], known: Path = Path(STAMPS, "secrets.json")) -> None:
-    """Exit if this machine got another value of a secret before; else note a digest of each.
+    """Exit if this machine got another value of a secret before; else record a digest of each.
 
-    Airflow accepts one `jwt_secret`, and PostgreSQL one password of a role, at a time. While one machine after the
-    other got a new value, tasks and services with the old one would be refused.
+    Airflow accepts only one `jwt_secret` at a time, and PostgreSQL only one password of a role. While the machines get
+    a new value one after the other, tasks and services with the old value would be refused.
     """
     before = json.loads(known.read_text()) if known.exists() else {}
     now = {name: digest(value) for name, value in secrets.items()}
     if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
         sys.exit(
             f"==> lab: {', '.join(changed)} in .lab/secrets.json: this machine has another value, and secrets cannot "
-            "change while the lab runs. Put the former file back, or `vagrant destroy -f` and `vagrant up`."
+            "change while the lab runs. Restore the former file, or call `vagrant destroy -f` and `vagrant up`."
         )
     if now:
         files.directory(name=f"Create {known.parent}", path=str(known.parent))
@@ -172,7 +172,7 @@ def template(
     folder: bool = False,
     **variables: Any,
 ) -> str:
-    """Render a template to `dest`, whose folder exists unless `folder` is to create it, and return `dest`."""
+    """Render a template to `dest` and return `dest`. With `folder`, create the folder of `dest`."""
     owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": folder}
     files.template(name=f"Render {dest}", src=str(src), dest=dest, **owner, **variables)
     return dest
@@ -181,14 +181,14 @@ def template(
 def copy(
     src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", folder: bool = False
 ) -> str:
-    """Copy a file to `dest`, whose folder exists unless `folder` is to create it, and return `dest`."""
+    """Copy a file to `dest` and return `dest`. With `folder`, create the folder of `dest`."""
     owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": folder}
     files.put(name=f"Write {dest}", src=str(src), dest=dest, **owner)
     return dest
 
 
 def write_secret(text: str, dest: str, *, user: str = "root", group: str = "root", mode: str = "600") -> str:
-    """Write a text with a secret in it to `dest`, whose folder exists, and return `dest`."""
+    """Write a text that contains a secret to `dest`, in an existing folder, and return `dest`."""
     owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": False}
     files.put(name=f"Write {dest}", src=io.StringIO(text), dest=dest, **owner)
     return dest

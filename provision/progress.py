@@ -15,7 +15,7 @@ from pathlib import Path
 
 SLOW = 5  # seconds after which a step is shown while it runs
 AGAIN = 20  # seconds after which it is shown again
-FEW = 8  # so many changes are listed, more are counted
+FEW = 8  # up to this many changes are listed; more are only counted
 TAIL = 20  # lines of the log that are shown after an error
 STEP = re.compile(r"--> Starting operation: (.+)")
 CHANGED = re.compile(r"\[@local\] Success")
@@ -33,7 +33,7 @@ class Progress:
         self.changed: list[str] = []
 
     def read(self, line: str) -> None:
-        """Take note of a line of the output."""
+        """Record a line of the output."""
         if found := STEP.search(line):
             self.step, self.since = found[1].strip(), time.monotonic()
             self.count += 1
@@ -74,7 +74,7 @@ def main() -> int:
         for line in running.stdout or ():
             file.write(line)
             file.flush()
-            if line.startswith("==> lab:"):  # an error that says itself what to do
+            if line.startswith("==> lab:"):  # an error message that already says what to do
                 print(line, end="", flush=True)
             progress.read(re.sub(r"\x1b\[[0-9;]*m", "", line))
     ended.set()

@@ -24,7 +24,7 @@ has() {
   return 1
 }
 
-# All of them except those in hidden folders: .venv, .lab and the like are not ours.
+# Not those in hidden folders, such as .venv and .lab: they are not ours.
 files() { find . -path './.[!.]*' -prune -o -name "$1" -print; }
 
 lint() {
@@ -63,11 +63,13 @@ lint() {
         check-jsonschema --check-metaschema config/lab.schema.json
         check-jsonschema --schemafile config/lab.schema.json config/lab.json
       fi
-      if has ruby ruby; then ruby -r ./provision/host/lab -e 'Lab.new(Dir.pwd)'; fi
-      python3 -c 'from lab.topology import Topology; Topology.load()'
+      if has ruby ruby; then
+        ruby -r ./provision/host/lab -e 'puts JSON.generate(Lab.new(Dir.pwd).resolved)' |
+          python3 -c 'import json, sys; from lab.topology import Topology; Topology.from_document(json.load(sys.stdin))'
+      fi
       ;;
     *)
-      echo "lint.sh: no part $1; parts: python, shell, ruby, nix, data" >&2
+      echo "lint.sh: unknown part $1; allowed: python, shell, ruby, nix, data" >&2
       exit 2
       ;;
   esac

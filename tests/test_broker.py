@@ -1,4 +1,4 @@
-"""The broker: what it lets in, what it keeps, and what it survives."""
+"""The broker: whom it accepts, what it stores, and what it survives."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def management(topology: Topology, secret: dict[str, str], path: str) -> Any:
     return httpx.get(url, auth=("airflow", secret["rabbitmq_password"]), trust_env=False).raise_for_status().json()
 
 
-# What it lets in
+# Access
 
 
 @on_redis
 @pytest.mark.parametrize("password", [None, "", "wrong"])
-def test_redis_refuses_who_has_no_password(broker: str, queue: Guest, topology: Topology, password: str | None) -> None:
+def test_redis_refuses_other_passwords(broker: str, queue: Guest, topology: Topology, password: str | None) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(queue.machine.address, topology.ports["redis"], password=password).ping()
 
 
 @on_redis
-def test_redis_keeps_what_it_is_given(broker: str, topology: Topology, secret: dict[str, str]) -> None:
+def test_redis_persists_messages_and_evicts_none(broker: str, topology: Topology, secret: dict[str, str]) -> None:
     settings = redis_client(topology, secret).config_get("*")
     assert settings["appendonly"] == "yes"
     assert settings["maxmemory-policy"] == "noeviction"
@@ -103,7 +103,7 @@ def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology,
     LAB.eventually(lengths, within=60)
 
 
-# What it keeps
+# Storage
 
 
 @pytest.mark.destructive
@@ -121,10 +121,10 @@ def test_depth_of_the_queue_is_the_number_of_queued_tasks(
     assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"
 
 
-# What it survives
+# Failures
 
 
-DEAFEN = """
+STALL = """
 PYTHONPATH=/vagrant /opt/airflow/venv/bin/python - <<'END'
 from pathlib import Path
 from celery import Celery
@@ -143,7 +143,7 @@ def test_worker_that_takes_no_tasks_is_restarted(
     unit = "airflow-worker"
     number = worker.run("systemctl show --property Id --value %s", unit).removesuffix(".service").rpartition("-")[2]
     pid = worker.run("systemctl show --property MainPID --value %s", unit)
-    worker.run_script(DEAFEN.format(broker=broker, queues=worker.machine.queues, name=f"celery@worker1-{number}"))
+    worker.run_script(STALL.format(broker=broker, queues=worker.machine.queues, name=f"celery@worker1-{number}"))
     run_id = airflow.trigger("dist_example")
 
     def restarted() -> None:

@@ -1,6 +1,6 @@
 """Every drill, as `lab drill` runs it: nothing is lost or executed twice, and the lab is healthy again.
 
-Each runs on one broker, in turns, and those whose fault affects the broker on both; `make drills` runs each on both.
+Each runs on one broker, in turns; those whose fault affects the broker run on both. `make drills` runs each on both.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from lab.drills import DRILLS, run
 from lab.topology import BROKERS
 from tests.support.lab import LAB
 
-# No task that has started is started again; where only the broker's service is away, no attempt is used.
+# No task that has started is started again. If only the broker's service is down, no attempt is used up.
 UNNOTICED = ("queue-restart", "queue-kill", "broker-halt", "broker-freeze")
 CASES = [  # one broker after the other: a move takes longer than most drills
     pytest.param(broker, name, id=f"{name}-{broker}")
-    for place, broker in reversed(list(enumerate(BROKERS)))
+    for index, broker in reversed(list(enumerate(BROKERS)))
     for turn, name in enumerate(DRILLS)
-    if name in UNNOTICED or turn % 2 == place
+    if name in UNNOTICED or turn % 2 == index
 ]
 
 

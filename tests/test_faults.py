@@ -1,4 +1,4 @@
-"""What happens when a part is stopped, halted or lost: each test proves the lab degraded, then whole again."""
+"""A part is stopped, halted or lost: each test shows that the lab works without it, and is healthy afterwards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: 
 
 
 def test_nginx_asks_api_servers_that_it_has_set_aside(airflow: Airflow, machines: Machines, topology: Topology) -> None:
-    """With both gone it still asks both at each request, so that the first that is back is found at once."""
+    """If both are down, nginx still asks both at each request: it finds the first one that is up again at once."""
     servers = [machines.guest(machine.name) for machine in topology.with_role("api_server")]
     try:
         for guest in servers:
@@ -58,7 +58,7 @@ def _answers(answers: list[str], count: int) -> None:
 
 
 def _serves(airflow: Airflow, guest: Guest) -> None:
-    # nginx names every server that it asked: the last is the one that answered.
+    # nginx names every server that it asked: the last one answered.
     asked = [airflow.http.get("/api/v2/version").headers["X-Served-By"].split(", ")[-1] for _ in range(8)]
     assert guest.machine.address in {server.split(":")[0] for server in asked}
 
@@ -95,7 +95,7 @@ def test_machine_that_was_halted_comes_back_with_its_services(airflow: Airflow, 
 def test_what_a_lost_machine_had_locked_is_free_again(
     machines: Machines, lab_database: psycopg.Connection[Any]
 ) -> None:
-    """No packet says that it is gone, as when it loses power: PostgreSQL has to find out by itself."""
+    """The machine fails silently (no FIN or RST), as if it lost power: PostgreSQL has to notice that itself."""
 
     def locked(times: int) -> None:
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s"

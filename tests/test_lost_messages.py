@@ -1,4 +1,4 @@
-"""Messages that nobody alive holds: their tasks run all the same, soon, and at their first attempt."""
+"""Messages that no living worker or queue holds: their tasks still run soon, and at their first attempt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAG = "a-message-that-a-dead-worker-had-received"
 
 @contextmanager
 def stopped_schedulers(machines: Machines, topology: Topology) -> Iterator[None]:
-    """Stop the processes of the schedulers, and have them continue."""
+    """Stop the processes of the schedulers with SIGSTOP, and continue them at the end."""
     guests = [machines.guest(machine.name) for machine in topology.with_role("scheduler")]
     for guest in guests:
         guest.run("systemctl kill --signal STOP airflow-scheduler")
@@ -38,14 +38,14 @@ def stopped_schedulers(machines: Machines, topology: Topology) -> Iterator[None]
 
 
 def receive_and_die(broker: redis.Redis) -> None:
-    """Leave Redis as a worker leaves it that loses power after it has received a message."""
+    """Change Redis as a worker does that receives a message and then loses power."""
     message = broker.rpop(QUEUE)
     broker.zadd("unacked_index", {TAG: time.time()})
     broker.hset("unacked", TAG, f'[{message.decode()}, "", "{QUEUE}"]')  # type: ignore[union-attr]
 
 
 def lose(broker: redis.Redis) -> None:
-    """Leave Redis as a crash leaves it that took a message, or a worker's that died before it noted what it took."""
+    """Change Redis as a crash does that loses a message, or a worker that dies before it records the message."""
     broker.rpop(QUEUE)
 
 
@@ -62,7 +62,7 @@ def test_task_without_a_message_is_named_and_runs_at_its_first_attempt(
     with stopped_workers(machines, topology):
         run_id = airflow.trigger("dist_example")
         LAB.eventually(lambda: _waits(redis_client(topology, secret)), within=60, every=0.2)
-        with stopped_schedulers(machines, topology):  # they would send it again, soon
+        with stopped_schedulers(machines, topology):  # they would soon send it again
             take(redis_client(topology, secret))
             LAB.eventually(lambda: _named(machines), within=30)
     run = airflow.wait("dist_example", run_id, within=WITHIN + 30)  # the workers have to start
@@ -80,7 +80,7 @@ def _named(machines: Machines) -> None:
 
 
 def test_tiny_tasks_survive_the_power_off_of_a_worker(broker: str, airflow: Airflow, machines: Machines) -> None:
-    """Nothing waits for the worker to come back, and only tasks that it was running use another attempt."""
+    """No task waits for the worker to return, and only the tasks that it ran use another attempt."""
     run_id = airflow.trigger(DAG, tasks=150, seconds=0)
     topology = machines.topology
     LAB.eventually(lambda: _under_way(topology, run_id), within=90, every=0.2)

@@ -1,4 +1,4 @@
-"""The lab moves from one broker to the other under load: with a change, interrupted, taken back, in a crash."""
+"""The lab moves from one broker to the other under load: a changed setting, interrupted, cancelled, a power-off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.provisioning import changed_setting
 
 pytestmark = pytest.mark.destructive
 DAG = "ledger"
-REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; in between, a crash repeats the task
+REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; a crash in between executes it again
 CRASHED = """
     SELECT task, count(ended), bool_or(attempt = 1 AND host = %(host)s AND started < %(cut)s
         AND (ended IS NULL OR ended > %(cut)s - make_interval(secs => %(reported)s))) AS caught, min(attempt)
@@ -28,14 +28,14 @@ CRASHED = """
 
 
 def working(airflow: Airflow, run_id: str, queued: int = 5) -> None:
-    """Assert that a run has tasks that run, and tasks that wait for a place."""
+    """Assert that a run has tasks that run, and tasks that wait for a slot."""
     states = [*airflow.states(DAG, run_id).values()]
     assert states.count("running") > 4, states
     assert states.count("queued") >= queued, states
 
 
 def check_done_once(airflow: Airflow, topology: Topology, run_id: str, tasks: int) -> None:
-    """Assert that each task of a run was done once, at its first attempt."""
+    """Assert that each task of a run was executed once, at its first attempt."""
     assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.states(DAG, run_id)
     query = "SELECT task, attempt, committed FROM attempts WHERE run_id = %s ORDER BY task"
     with LAB.connect() as connection:
@@ -45,7 +45,7 @@ def check_done_once(airflow: Airflow, topology: Topology, run_id: str, tasks: in
 
 @contextmanager
 def load(airflow: Airflow, topology: Topology, tasks: int, long: int) -> Iterator[None]:
-    """Put tasks of a few seconds and a long one on the lab; assert that each was done once, at its first attempt."""
+    """Run tasks of a few seconds and a long one; assert that each was executed once, at its first attempt."""
     run_id = airflow.trigger(DAG, tasks=tasks, seconds=4, long=long)
     LAB.eventually(lambda: working(airflow, run_id), within=60)
     yield
@@ -53,14 +53,14 @@ def load(airflow: Airflow, topology: Topology, tasks: int, long: int) -> Iterato
 
 
 def interrupt(command: subprocess.Popen[str]) -> None:
-    """Have Vagrant end at once: it waits for the end of what it does after one signal, and for nothing after two."""
+    """Interrupt Vagrant with two signals: after one, it would wait for the end of the current action."""
     for _ in range(2):
         command.send_signal(signal.SIGINT)
         time.sleep(0.5)
     assert command.wait(60) != 0
 
 
-# The first three are in order: the lab leaves the broker it is on, and is moved back to it.
+# The first three tests need this order: the lab moves to the other broker, and then back.
 
 
 def test_lab_moves_to_the_other_broker_under_load(
@@ -81,16 +81,16 @@ def test_move_that_is_interrupted_is_completed_by_provisioning_again(
         first = machines.start_provision(BROKER=broker)
         assert first.stdout
         next(line for line in first.stdout if "master1: configuring" in line)
-        beside = machines.start_provision()
+        second = machines.start_provision()
         interrupt(first)
-        output, _ = beside.communicate(timeout=120)
-        assert beside.returncode == 0 or "another process is already executing" in output, output
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 0 or "another process is already executing" in output, output
         machines.provision()
         check_only_broker(machines.guest("broker"), broker)
 
 
 @on_rabbitmq
-def test_machine_that_was_off_moves_when_it_is_back(
+def test_machine_that_was_off_moves_when_it_is_up_again(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
     with load(airflow, topology, tasks=40, long=40):
@@ -102,7 +102,7 @@ def test_machine_that_was_off_moves_when_it_is_back(
 
 
 @on_redis
-def test_move_is_taken_back_while_the_worker_before_ends_its_tasks(
+def test_move_is_cancelled_while_the_old_worker_ends_its_tasks(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
     run_id = airflow.trigger(DAG, tasks=16, seconds=60)
@@ -116,7 +116,7 @@ def test_move_is_taken_back_while_the_worker_before_ends_its_tasks(
 
 
 def drains(machines: Machines) -> None:
-    """Assert that the worker of worker1 that is to end takes no more tasks."""
+    """Assert that the old worker of worker1 takes no more tasks."""
     assert machines.guest("worker1").run("ls /run/airflow-lab").count("draining-")
 
 
@@ -127,7 +127,7 @@ def after_12_seconds(machines: Machines) -> None:
 def test_worker_loses_power_during_a_move_with_a_changed_setting(
     broker: str, airflow: Airflow, machines: Machines
 ) -> None:
-    """There, and back: soon after the move has begun, and while the worker before ends its tasks."""
+    """In both directions: soon after the move has started, and while the old worker ends its tasks."""
     with changed_setting():
         lose_worker_during_move(airflow, machines, OTHER[broker], after_12_seconds)
     lose_worker_during_move(airflow, machines, broker, lambda _: LAB.eventually(lambda: drains(machines), within=120))
@@ -143,7 +143,7 @@ def lose_worker_during_move(
     moment(machines)
     with LAB.connect() as connection:
         cut = connection.execute("SELECT clock_timestamp()").fetchone()
-    machines.hypervisor("cut", "worker1")  # and not Vagrant's halt: a machine that is provisioned is locked
+    machines.hypervisor("cut", "worker1")  # not with Vagrant's halt: Vagrant locks a machine while it is provisioned
     move.communicate(timeout=300)
     machines.up("worker1")
     check_only_broker(machines.guest("broker"), broker)
@@ -154,7 +154,7 @@ def lose_worker_during_move(
         with LAB.connect() as connection:
             rows = connection.execute(CRASHED, values).fetchall()
         again = {task["map_index"] for task in airflow.tasks(DAG, run_id) if task["try_number"] > 1}
-        # A task that worker1 had begun may not have come to its first entry.
+        # A task that started on worker1 may not have written its first entry.
         caught = {task for task, _, caught, first in rows if caught or first > 1}
         assert again <= caught, (again, caught)
         assert {task for task, ends, *_ in rows if ends > 1} <= {task for task, _, caught, _ in rows if caught}, rows

@@ -1,4 +1,4 @@
-"""Provisioning again changes nothing; more workers join while the others work, and are remembered."""
+"""Provisioning is idempotent. More workers join while the others work, and are remembered."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> 
 def test_changed_setting_fails_no_request_and_interrupts_no_task(
     airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
-    """What both masters have restarts one after the other; a worker ends its tasks beside the one that follows it."""
+    """The masters restart their services one after the other; the old worker ends its tasks while the new one runs."""
     masters = [machines.guest(name) for name in ("master1", "master2")]
     show = "systemctl show --value --property ActiveEnterTimestampMonotonic airflow-api-server airflow-scheduler"
     started = [guest.run(show) for guest in masters]
-    run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker has to end when it is stopped
+    run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker may take to stop
     LAB.eventually(lambda: _all_run(airflow, run_id), within=60)
     with changed_setting(), client_traffic(airflow) as answers:
         machines.provision()

@@ -1,4 +1,4 @@
-"""The services of each role: installed, running, always restarted, on the right ports, and locked."""
+"""The services of each role: installed, running, always restarted, on the right ports, and protected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import ROOT
 
 DATABASE = "postgresql@17-main.service"
 pytestmark = pytest.mark.usefixtures("broker")
-# What every machine has open: sshd.
+# The port of sshd, which is open on every machine.
 SSH = 22
 
 
@@ -40,7 +40,7 @@ def test_services_are_always_restarted(any_machine: Guest, topology: Topology) -
         assert shown == ["always", "0"], unit
 
 
-def test_only_what_the_roles_open_listens(any_machine: Guest, topology: Topology) -> None:
+def test_only_the_ports_of_the_roles_are_open(any_machine: Guest, topology: Topology) -> None:
     roles = [ROLES[role] for role in any_machine.machine.roles]
     ports = {port for role in roles for port in role.ports_on(topology.broker)} - {"flower_local"}  # on loopback
     expected = {topology.ports[port] for port in ports} | {SSH}
@@ -74,7 +74,7 @@ def test_installed_packages_are_those_of_the_lock(any_machine: Guest) -> None:
 
 
 def files_with(guest: Guest, values: list[str], folders: str, *, found: str = "-type f") -> str:
-    """Return the files below `folders` in which one of `values` stands."""
+    """Return the files below `folders` that contain one of `values`."""
     return guest.run_script(
         f"umask 077; cat >/root/values <<'END'\n{chr(10).join(values)}\nEND\n"
         f"find {folders} -xdev {found} ! -path /root/values "
@@ -82,7 +82,7 @@ def files_with(guest: Guest, values: list[str], folders: str, *, found: str = "-
     )
 
 
-def test_secrets_are_in_no_file_that_everyone_reads(any_machine: Guest, secret: dict[str, str]) -> None:
+def test_secrets_are_in_no_file_that_everyone_can_read(any_machine: Guest, secret: dict[str, str]) -> None:
     folders = "/etc /home /opt/airflow /root /run /srv /tmp /usr/local /var"
     assert files_with(any_machine, [*secret.values()], folders, found="-type f -perm -o=r") == ""
     assert files_with(any_machine, [*secret.values()], "/opt/airflow/secrets") != ""
@@ -94,13 +94,13 @@ def test_secrets_are_in_no_process_arguments(any_machine: Guest, secret: dict[st
     assert not [name for name, value in secret.items() if value in arguments]
 
 
-def test_worker_is_not_given_what_it_does_not_need(worker: Guest, secret: dict[str, str]) -> None:
+def test_worker_has_no_secrets_that_it_does_not_need(worker: Guest, secret: dict[str, str]) -> None:
     names = ("jwt_secret", "fernet_key", "airflow_admin_password", "flower_password")
     folders = "/etc /home /opt/airflow/secrets /root /run /tmp /var"
     assert files_with(worker, [secret[name] for name in names], folders) == ""
 
 
-def test_secrets_of_the_checkout_are_for_its_owner_only() -> None:
+def test_secrets_of_the_checkout_are_readable_by_its_owner_only() -> None:
     state = ROOT / ".lab"
     assert (state / "secrets.json").stat().st_mode & 0o777 == 0o600
     assert [f for f in (state / "machines").iterdir() if f.stat().st_mode & 0o777 != 0o600] == []
@@ -120,18 +120,18 @@ def test_postgresql_refuses_other_roles_and_passwords(database: Guest, user: str
         psycopg.connect(host=database.machine.address, user=user, password=password, dbname=name)
 
 
-def test_postgresql_refuses_databases_that_are_not_the_labs(database: Guest, secret: dict[str, str]) -> None:
+def test_postgresql_refuses_other_databases(database: Guest, secret: dict[str, str]) -> None:
     password = secret["postgresql_password"]
     with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
         psycopg.connect(host=database.machine.address, user="airflow", password=password, dbname="postgres")
 
 
-def test_postgresql_refuses_what_is_not_on_the_labs_network(database: Guest) -> None:
+def test_postgresql_refuses_clients_outside_the_labs_network(database: Guest) -> None:
     answer = database.host.run("su postgres -c 'psql --host 127.0.0.1 --user airflow airflow'")
     assert 'no pg_hba.conf entry for host "127.0.0.1"' in answer.stderr
 
 
-def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
+def test_postgresql_stores_passwords_as_scram(database: Guest) -> None:
     query = "SELECT rolname, left(rolpassword, 13) FROM pg_authid WHERE rolpassword IS NOT NULL"
     shell = "cd / && setpriv --reuid=postgres --regid=postgres --init-groups psql --tuples-only --no-align --command %s"
     assert database.run(shell, query) == "airflow|SCRAM-SHA-256"
@@ -145,7 +145,7 @@ def test_flower_answers_only_with_its_password(topology: Topology, secret: dict[
     assert httpx.get(url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False).status_code == 200
 
 
-def test_airflow_answers_only_who_has_logged_in(topology: Topology) -> None:
+def test_airflow_refuses_requests_without_a_login(topology: Topology) -> None:
     url = f"http://{topology.reach('load_balancer')}"
     assert httpx.get(f"{url}/api/v2/dags", trust_env=False).status_code == 401
     answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, trust_env=False)

@@ -1,7 +1,7 @@
-"""A machine with a kernel of its own: the broker, from our box, in libvirt; emulated where there is no KVM.
+"""The broker as a virtual machine in libvirt, from our box; emulated if there is no KVM.
 
-It is brought up in a copy of the checkout while the other tests run (`tests/support/virtual_machine.py`), and
-the tests of a machine are run there.
+It is brought up in a copy of the checkout while the other tests run (`tests/support/virtual_machine.py`). The
+tests of a machine run there.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def test_folders_are_shared_both_ways(virtual_machine: VirtualMachine, broker: G
     assert broker.host.file("/opt/airflow/dags/from_the_host.py").exists
 
 
-def test_clock_goes_wrong_and_is_put_right(lab: Lab, broker: Guest) -> None:
+def test_wrong_clock_is_corrected(lab: Lab, broker: Guest) -> None:
     faults.FAULTS["skew"].inject(lab, "broker", "-120")
     assert time.time() - float(broker.run("date +%s")) > 60
     assert "broker on-time" in faults.heal(lab, ["broker"])
     assert abs(time.time() - float(broker.run("date +%s"))) < 10
 
 
-def test_clock_that_is_wrong_by_little_is_put_right_too(lab: Lab, broker: Guest) -> None:
+def test_clock_that_is_wrong_by_a_second_is_corrected(lab: Lab, broker: Guest) -> None:
     faults.FAULTS["skew"].inject(lab, "broker", "1")
     assert "broker on-time" in faults.heal(lab, ["broker"])
     assert broker.run("systemctl is-active systemd-timesyncd") == "active"
@@ -76,9 +76,9 @@ def test_disk_fills_up_and_is_emptied(lab: Lab, broker: Guest) -> None:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """Send Redis a request and return its answer, or b"" if the connection is ended; TimeoutError if nothing comes.
+    """Send Redis a request and return its answer, or b"" if the connection is closed; TimeoutError without an answer.
 
-    Without a password the answer is a refusal, which is as good.
+    Without a password Redis refuses the request, which is an answer too.
     """
     try:
         connection.sendall(b"PING\r\n")
@@ -87,9 +87,9 @@ def answer(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_power_off_ends_no_connection(lab: Lab, broker: Guest) -> None:
+def test_power_off_closes_no_connection(lab: Lab, broker: Guest) -> None:
     address = (broker.machine.address, lab.topology.ports["redis"])
-    with connected(address) as connection:  # what a connection that is ended looks like from here
+    with connected(address) as connection:  # shows how a closed connection looks from here
         faults.FAULTS["kill"].inject(lab, "broker", "queue")
         assert answer(connection) == b""
     with lab.eventually(lambda: connected(address), within=60) as connection:
@@ -104,5 +104,5 @@ def connected(address: tuple[str, int]) -> socket.socket:
         connection = socket.create_connection(address, timeout=30)
     except OSError as error:
         raise AssertionError(error) from error
-    assert answer(connection), "ended"
+    assert answer(connection), "closed"
     return connection

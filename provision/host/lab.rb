@@ -1,6 +1,6 @@
-# Resolves the lab: config/lab.json with the choices of this checkout, validated before any machine is touched. It
-# writes .lab/lab.json, which everything else reads, and the document that each machine gets. Standard library only: the
-# host may have nothing but Vagrant.
+# Resolves the lab: reads config/lab.json and the choices of this checkout, and validates them before any machine is
+# touched. Writes .lab/lab.json, which all other code reads, and a document for each machine. Uses only the standard
+# library: the host may have nothing but Vagrant.
 
 require "fileutils"
 require "ipaddr"
@@ -19,11 +19,11 @@ class Lab
   # The table of roles. lab/roles.py says what its keys mean.
   ROLES = JSON.parse(File.read(File.join(__dir__, "../../lab/roles.json"))).freeze
   SECRETS = ROLES.values.flat_map { |role| role["secrets"] }.uniq.freeze
-  # The role that listens on each port of lab.json, with any broker: during a move both queue servers run.
+  # Maps each port of lab.json to the role that listens on it, for both brokers: during a move both queue servers run.
   LISTENS = ROLES.flat_map { |name, role| [role["ports"]].flat_map { |ports| ports.is_a?(Hash) ? ports.values : ports }.flatten.map { |port| [port, name] } }.to_h.freeze
   SSH = 22
 
-  # Set on the hosts of a corporate network; the machines need them too.
+  # Set on hosts in a corporate network; the machines need them too.
   PROXIES = %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].freeze
   NO_PROXY = %w[no_proxy NO_PROXY].freeze
   ENVIRONMENT = (PROXIES + NO_PROXY + %w[PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_DEFAULT_INDEX UV_INDEX]).freeze
@@ -61,7 +61,7 @@ class Lab
     )
   end
 
-  # Where the user set a value.
+  # Returns where the user set a value.
   def place(path)
     return @chosen[path] if @chosen.key?(path)
     return "#{CHOICES.key(path)}, chosen earlier (#{state('choices.json').delete_prefix("#{@root}/")})" if @choices.key?(path)
@@ -109,8 +109,8 @@ class Lab
     }
   end
 
-  # Those of ENVIRONMENT that the host has. no_proxy gets the lab's addresses, one by one: not all programs understand
-  # networks in it.
+  # Returns the variables of ENVIRONMENT that the host has. Adds each of the lab's addresses to no_proxy: not all programs
+  # understand a network there.
   def environment
     given = ENV.slice(*ENVIRONMENT)
     return given unless given.keys.intersect?(PROXIES)
@@ -120,12 +120,12 @@ class Lab
     given.merge(NO_PROXY.to_h { |name| [name, direct.uniq.join(",")] })
   end
 
-  # Whether a move to another broker has begun and not been seen to end.
+  # Whether a move to another broker has started, and its end was not observed yet.
   def moving? = File.exist?(state("moving"))
 
   def moved = FileUtils.rm_f(state("moving"))
 
-  # Atomic, and with mode 0600 from the first byte on.
+  # Writes the file atomically, with mode 0600 from the first byte on.
   def write(path, object) = write_text(path, "#{JSON.pretty_generate(object)}\n")
 
   private
@@ -151,7 +151,7 @@ class Lab
   def secret(name)
     return SecureRandom.urlsafe_base64(32, true) if name == "fernet_key"
 
-    SecureRandom.alphanumeric(name.end_with?("_password") ? 32 : 86) # 86: 512 bits, as HS512 wants
+    SecureRandom.alphanumeric(name.end_with?("_password") ? 32 : 86) # 86: 512 bits, as HS512 requires
   end
 
   # lab.json, overridden by earlier choices, overridden by the environment.
@@ -161,7 +161,7 @@ class Lab
     @chosen.each do |key, variable|
       @choices[key] = data[key].is_a?(Integer) ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
     end
-    # The factor was for the machines of the other provider.
+    # The earlier factor was for the machines of the other provider.
     other = ![nil, data.merge(@choices)["provider"]].include?(before["provider"])
     @choices.delete("time_factor") if other && !@chosen.key?("time_factor")
     data.merge(@choices)
@@ -228,7 +228,7 @@ class Lab
       unless network.include?(ip(address, "machines.#{name}.address"))
         raise Invalid, "#{at}.address: #{address} is outside the lab's network #{@data['network']}"
       end
-      raise Invalid, "#{at}.address: #{address} is already #{taken[address]}'s; give each machine its own" if taken[address]
+      raise Invalid, "#{at}.address: #{address} is already used by #{taken[address]}; give each machine its own" if taken[address]
 
       taken[address] = name
       next if machine.key?("queues") == machine["roles"].include?("worker")
@@ -240,7 +240,7 @@ class Lab
   def ip(text, path)
     IPAddr.new(text)
   rescue IPAddr::Error
-    raise Invalid, "#{file}: #{path}: #{text} is no IPv4 address or network"
+    raise Invalid, "#{file}: #{path}: #{text} is not an IPv4 address or network"
   end
 
   def check_workers(workers)
@@ -255,9 +255,9 @@ class Lab
     lost = workers.drop(@data["workers"]).select { |name| Dir.glob("#{name}/*/id", base: File.join(@root, ".vagrant/machines")).any? }
     return if lost.empty?
 
-    # They are only defined with a number that includes them.
-    raise Invalid, "#{place('workers')}: #{@data['workers']} would leave #{lost.join(', ')} without an owner: " \
-                   "`WORKERS=#{workers.index(lost.last) + 1} vagrant destroy -f #{lost.join(' ')}` first"
+    # Vagrant defines them only if `workers` includes them.
+    raise Invalid, "#{place('workers')}: #{@data['workers']} would leave #{lost.join(', ')} without an owner. " \
+                   "Call `WORKERS=#{workers.index(lost.last) + 1} vagrant destroy -f #{lost.join(' ')}` first"
   end
 
   def check_roles
@@ -276,14 +276,14 @@ class Lab
       taken = { SSH => "sshd" }
       @data["ports"].each do |service, port|
         next unless machine["roles"].include?(LISTENS.fetch(service))
-        raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already #{taken[port]}'s; give each service its own" if taken[port]
+        raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already used by #{taken[port]}; give each service its own" if taken[port]
 
         taken[port] = service
       end
     end
     taken = {}
     @data["forwarded_ports"].each do |service, port|
-      raise Invalid, "#{file}: forwarded_ports.#{service}: #{port} is not allowed: it is already #{taken[port]}'s; give each service its own" if taken[port]
+      raise Invalid, "#{file}: forwarded_ports.#{service}: #{port} is not allowed: it is already used by #{taken[port]}; give each service its own" if taken[port]
 
       taken[port] = service
     end
@@ -296,9 +296,9 @@ class Lab
     raise Invalid, "#{place('timings')}: #{@data['timings'].to_json} is not allowed; allowed: #{profiles.keys.join(', ')}" unless timings
 
     at = "#{file}: timing_profiles.#{@data['timings']}"
-    least = { "heartbeat_timeout" => [4 * timings["heartbeat_interval"], "four of heartbeat_interval: a task may miss a few"],
-              "scheduler_health_threshold" => [15, "three of a scheduler's heartbeats, which are 5 s apart"],
-              "queued_timeout" => [[120, timings["heartbeat_timeout"]].max, "a task's token lives no longer: it must outlast a worker's absence"] }
+    least = { "heartbeat_timeout" => [4 * timings["heartbeat_interval"], "four times heartbeat_interval: a task may miss a few heartbeats"],
+              "scheduler_health_threshold" => [15, "three heartbeats of a scheduler, which are 5 s apart"],
+              "queued_timeout" => [[120, timings["heartbeat_timeout"]].max, "a task's token expires after this time: it must outlast a worker's absence"] }
     least.each do |key, (seconds, why)|
       raise Invalid, "#{at}.#{key}: #{timings[key]} is not allowed; allowed: #{seconds} or more (#{why})" if timings[key] < seconds
     end

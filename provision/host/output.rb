@@ -1,4 +1,4 @@
-# Hides how Vagrant creates a container and reaches it over SSH: about 25 lines a machine. VAGRANT_LOG=info shows them.
+# Hides how Vagrant creates a container and reaches it over SSH: about 25 lines for each machine. VAGRANT_LOG=info shows them.
 
 module Output
   HIDDEN = Regexp.union(

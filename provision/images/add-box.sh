@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes the box of config/lab.json for libvirt, where Vagrant does not have it yet, and gives it to Vagrant.
+# Makes libvirt's box of config/lab.json, unless Vagrant has it already, and adds it to Vagrant.
 set -eu
 name=$(sed -n 's/.*"libvirt": "\(.*\)".*/\1/p' config/lab.json)
-case $name in airflow-lab/*) ;; *) exit 0 ;; esac # a public one: Vagrant fetches it
+case $name in airflow-lab/*) ;; *) exit 0 ;; esac # a public box: Vagrant downloads it
 vagrant box list | grep -q "^$name " && [ -e .lab/box/vmlinuz ] && exit 0
 if command -v mmdebstrap >/dev/null; then
   sh "$(dirname "$0")/box.sh" .lab/box

@@ -1,9 +1,9 @@
 #!/bin/sh
-# box.sh FOLDER   makes FOLDER/airflow-lab.box, a Debian 13 for vagrant-libvirt, from Debian's archive alone
+# box.sh FOLDER   makes FOLDER/airflow-lab.box, a Debian 13 for vagrant-libvirt, only from Debian's archive
 #
-# FOLDER is relative to the checkout, as are all paths here: mmdebstrap's hooks would split those of some checkouts.
-# The same versions of Debian's packages give the same bytes. The tools that lay out the disk come from Debian 13 too,
-# in a root file system that is thrown away: the host needs mmdebstrap and nothing else.
+# FOLDER is relative to the checkout, like all paths here: mmdebstrap's hooks would split an absolute path at a space.
+# The same versions of Debian's packages give the same bytes. The tools that write the disk come from Debian 13 too, in
+# a temporary root file system: the host needs only mmdebstrap.
 set -eu
 cd "$(dirname "$0")/../.."
 here=provision/images

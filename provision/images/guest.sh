@@ -1,17 +1,18 @@
 #!/bin/sh
-# Runs in the root file system of a machine that is being made, image or box, once systemd, sudo and sshd are in it:
-# what Vagrant expects of any, and the packages of every role. /root/machine.json is a document without a machine's name.
+# Runs in the root file system of an image or box while it is made, after the installation of systemd, sudo and sshd.
+# Configures what Vagrant expects, and installs the packages of every role. /root/machine.json is a document without a
+# machine's name.
 set -eu
 useradd --create-home --shell /bin/bash vagrant
 chmod 0700 ~vagrant
 install -d -m 0700 -o vagrant -g vagrant ~vagrant/.ssh
-# Vagrant replaces the key with one of its own at the first `up`.
+# Vagrant replaces this key with a new one at the first `up`.
 install -m 0600 -o vagrant -g vagrant /vagrant/provision/images/vagrant.pub ~vagrant/.ssh/authorized_keys
 echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/vagrant
 printf 'UseDNS no\nPasswordAuthentication no\n' >/etc/ssh/sshd_config.d/lab.conf
 
 sh /vagrant/provision/bootstrap.sh </root/machine.json
-# A machine makes its own host keys and identity, and is given a document of its own.
+# Each machine makes its own host keys and machine-id, and gets its own document.
 install -d /etc/systemd/system/ssh.service.d
 printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' >/etc/systemd/system/ssh.service.d/host-keys.conf
 rm -f /etc/ssh/ssh_host_* /etc/airflow-lab/machine.json

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs in a container of the base image: makes it the image of all machines.
+# Runs in a container of the base image, and turns it into the image of all machines.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
@@ -7,8 +7,8 @@ echo "step: Install systemd and sshd"
 apt-get update -q
 apt-get install -q -y --no-install-recommends systemd-sysv dbus openssh-server sudo iproute2 procps
 
-# A container cannot have the user namespaces that Debian's units ask for (they end with status 217/USER), nor
-# the kernel's own mounts and logins on a console.
+# A container does not allow the user namespaces that some of Debian's units ask for: these units end with status
+# 217/USER. The units for devices, networks and console logins do not work in it either.
 install -d /etc/systemd/system/service.d
 printf '[Service]\nPrivateUsers=no\n' >/etc/systemd/system/service.d/container.conf
 systemctl mask --quiet systemd-udevd.service systemd-udev-trigger.service systemd-networkd.service \

@@ -1,4 +1,4 @@
-"""What is wrong is said before any machine is touched: the value, the place, what is allowed, and the cure."""
+"""Mistakes are refused before any machine is touched. The message names value, place, what is allowed and the fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.checkout import Change, Checkout, set_machine
 
 @pytest.fixture
 def elsewhere(checkout: Checkout) -> Checkout:
-    """A checkout with a network of its own: the real lab may be up."""
+    """A checkout with another network: the real lab may be up."""
     checkout.use_network("192.168.57")
     return checkout
 
@@ -42,25 +42,25 @@ def set_timing(**seconds: int) -> Change:
 
 
 MISTAKES: dict[str, tuple[Change, str]] = {
-    "role unknown": (
+    "unknown role": (
         set_machine("master1", roles=["webserver"]),
         'machines.master1.roles[0]: "webserver" is not allowed; allowed: database, queue, load_balancer',
     ),
     "two machines with one address": (
         set_machine("master2", address="192.168.56.11"),
-        "machines.master2.address: 192.168.56.11 is already master1's",
+        "machines.master2.address: 192.168.56.11 is already used by master1",
     ),
     "the host's address": (
         set_machine("master2", address="192.168.56.1"),
-        "machines.master2.address: 192.168.56.1 is already the host's",
+        "machines.master2.address: 192.168.56.1 is already used by the host",
     ),
     "address outside the network": (
         set_machine("worker1", address="10.0.0.1"),
         "machines.worker1.address: 10.0.0.1 is outside the lab's network 192.168.56.0/24",
     ),
-    "address that is none": (
+    "invalid address": (
         set_machine("worker1", address="192.168.56.300"),
-        "machines.worker1.address: 192.168.56.300 is no IPv4 address",
+        "machines.worker1.address: 192.168.56.300 is not an IPv4 address",
     ),
     "no master": (
         lambda lab: [lab["machines"].pop(name) for name in ("master1", "master2")],
@@ -71,29 +71,29 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "workers: 2 is not allowed; allowed: 1 to 0",
     ),
     "queues on a master": (set_machine("master1", queues=["default"]), "machines.master1: a machine has queues if"),
-    "a port that is none": (
+    "invalid port": (
         lambda lab: lab["ports"].update(redis=70000),
         "ports.redis: 70000 is not allowed; allowed: 1 to 65535",
     ),
     "a port of two services on one machine": (
         lambda lab: lab["ports"].update(redis=5432),
-        "ports.redis: 5432 is not allowed: on broker it is already postgresql's; give each service",
+        "ports.redis: 5432 is not allowed: on broker it is already used by postgresql; give each service",
     ),
-    "a port of nginx and of what it stands in front of": (
+    "the same port for nginx and Flower": (
         lambda lab: lab["ports"].update(flower_local=5555),
-        "ports.flower_local: 5555 is not allowed: on broker it is already flower's",
+        "ports.flower_local: 5555 is not allowed: on broker it is already used by flower",
     ),
     "the port of sshd": (
         lambda lab: lab["ports"].update(worker_log_server=22),
-        "ports.worker_log_server: 22 is not allowed: on worker1 it is already sshd's",
+        "ports.worker_log_server: 22 is not allowed: on worker1 it is already used by sshd",
     ),
-    "a port of two roles that were put on one machine": (
+    "a port of two roles on one machine": (
         set_machine("broker", roles=["database", "queue", "load_balancer", "flower", "api_server"]),
-        "ports.api_server: 8080 is not allowed: on broker it is already load_balancer's",
+        "ports.api_server: 8080 is not allowed: on broker it is already used by load_balancer",
     ),
-    "a port of the host forwarded twice": (
+    "a port of the host that is forwarded twice": (
         lambda lab: lab["forwarded_ports"].update(flower=8080),
-        "forwarded_ports.flower: 8080 is not allowed: it is already load_balancer's; give each service its own",
+        "forwarded_ports.flower: 8080 is not allowed: it is already used by load_balancer; give each service its own",
     ),
     "two databases": (
         set_machine("master2", roles=["api_server", "scheduler", "dag_processor", "triggerer", "database"]),
@@ -103,20 +103,20 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         set_machine("master1", roles=["queue", "load_balancer", "scheduler"]),
         "the role queue is on broker, master1; allowed: one machine",
     ),
-    "a key misspelt": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: postgresql,"),
-    "a key missing": (
+    "misspelt key": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: postgresql,"),
+    "missing key": (
         lambda lab: lab["timing_profiles"]["fast"].pop("queued_timeout"),
         "timing_profiles.fast: queued_timeout missing",
     ),
     "a timeout that a healthy task exceeds": (
         set_timing(heartbeat_timeout=11),
-        "timing_profiles.fast.heartbeat_timeout: 11 is not allowed; allowed: 12 or more (four of heartbeat_interval",
+        "timing_profiles.fast.heartbeat_timeout: 11 is not allowed; allowed: 12 or more (four times heartbeat_interval",
     ),
     "a threshold that a healthy scheduler exceeds": (
         set_timing(scheduler_health_threshold=10),
         "scheduler_health_threshold: 10 is not allowed; allowed: 15 or more",
     ),
-    "a token that does not outlast the queue": (
+    "a token that expires in the queue": (
         set_timing(queued_timeout=60),
         "queued_timeout: 60 is not allowed; allowed: 120 or more",
     ),
@@ -125,7 +125,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "parallelism: 7 is not allowed; allowed: 8 or more (2 schedulers must fill the 16 slots of 2 workers)",
     ),
     "a number as text": (lambda lab: lab.update(parallelism="16"), 'parallelism: "16" is not of type integer'),
-    "a name that no host can have": (
+    "invalid host name": (
         lambda lab: lab["machines"].update(Work_er=lab["machines"]["worker1"]),
         'the name "Work_er" does not fit',
     ),
@@ -151,7 +151,7 @@ def test_forwarded_port_that_is_taken_is_named(elsewhere: Checkout) -> None:
         port = taken.getsockname()[1]
         elsewhere.change(lambda lab: lab["forwarded_ports"].update(load_balancer=port))
         message = elsewhere.refused("up")
-    assert f"forwarded_ports.load_balancer: port {port} of 127.0.0.1 cannot be had" in message
+    assert f"forwarded_ports.load_balancer: port {port} of 127.0.0.1 is unavailable" in message
     assert f"ss -ltnp 'sport = :{port}'" in message
 
 
@@ -186,12 +186,12 @@ def test_network_that_the_host_uses_is_named(checkout: Checkout) -> None:
     assert "is in use on this host: lo has 127.0.0.1" in checkout.refused("up")
 
 
-def test_absence_of_an_engine_is_named(elsewhere: Checkout) -> None:
+def test_missing_docker_engine_is_named(elsewhere: Checkout) -> None:
     message = elsewhere.refused("up", DOCKER_HOST="unix:///nonexistent.sock")
     assert "no Docker engine" in message
     assert "make up" in message
 
 
-def test_dag_that_airflow_could_not_read_is_named(elsewhere: Checkout) -> None:
+def test_dag_that_airflow_cannot_read_is_named(elsewhere: Checkout) -> None:
     (elsewhere.root / "dags" / "private.py").touch(mode=0o600)
-    assert "private.py (mode 0600): `chmod -R o+rX dags lab provision`" in elsewhere.refused("up")
+    assert "private.py (mode 0600): call `chmod -R o+rX dags lab provision`" in elsewhere.refused("up")

@@ -1,4 +1,4 @@
-"""What the user chose is remembered and nothing else; everything else reads the lab with the choices in it."""
+"""Only the user's choices are remembered. All other code reads the lab that was resolved with them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WITHOUT = {name: value for name, value in os.environ.items() if name not in CHOI
 
 
 class Checkout:
-    """What Ruby and Python read of a checkout, and what they have remembered there."""
+    """The configuration of a checkout, and its remembered choices."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         shutil.copytree(ROOT / "config", root / "config")
 
     def edit(self, **values: Any) -> None:
-        """Do what a user does in an editor."""
+        """Change config/lab.json, as a user does in an editor."""
         path = self.root / "config" / "lab.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -38,7 +38,7 @@ class Checkout:
         (self.root / ".lab" / f"{name}.json").write_text(json.dumps(values))
 
     def save(self, script: str = SAVE, **environment: str) -> Topology:
-        """Do what `vagrant up` and `vagrant provision` do before the first machine, and return the lab."""
+        """Resolve, save and return the lab, as `vagrant up` does before the first machine."""
         done = ruby(script, self.root, library="libvirt", environment=WITHOUT | environment)
         assert done.returncode == 0, done.stderr
         return Topology.load(self.root)
@@ -57,7 +57,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_nothing_is_remembered_that_was_not_chosen(checkout: Checkout) -> None:
+def test_only_choices_are_remembered(checkout: Checkout) -> None:
     checkout.save()
     assert checkout.choices == {}
     checkout.save(WORKERS="3")
@@ -74,13 +74,13 @@ def test_edit_of_lab_json_takes_effect_at_the_next_provisioning(checkout: Checko
     assert lab.timings["retry_delay"] == 600
 
 
-def test_choice_stands_above_an_edit(checkout: Checkout) -> None:
+def test_choice_overrides_an_edit(checkout: Checkout) -> None:
     checkout.save(BROKER="redis")
     checkout.edit(broker="rabbitmq")
     assert checkout.save().broker == "redis"
 
 
-def test_edit_of_the_broker_moves_the_lab_as_a_choice_does(checkout: Checkout) -> None:
+def test_edit_of_the_broker_starts_a_move(checkout: Checkout) -> None:
     checkout.save()
     assert not checkout.moving
     checkout.edit(broker="rabbitmq")
@@ -88,7 +88,7 @@ def test_edit_of_the_broker_moves_the_lab_as_a_choice_does(checkout: Checkout) -
     assert checkout.moving
 
 
-def test_factor_of_emulation_ends_where_kvm_is_proved(checkout: Checkout) -> None:
+def test_emulation_slows_the_lab_down_only_without_kvm(checkout: Checkout) -> None:
     checkout.edit(provider="libvirt")
     assert checkout.save(PROVIDE).time_factor == 8
     assert checkout.choices == {}
@@ -97,7 +97,7 @@ def test_factor_of_emulation_ends_where_kvm_is_proved(checkout: Checkout) -> Non
 
 
 @pytest.mark.parametrize(("chosen", "written", "factor"), [("", 3, 3), ("1", 1, 1), ("5", 3, 5), ("", 1, 8)])
-def test_emulation_keeps_a_factor_of_the_users(checkout: Checkout, chosen: str, written: int, factor: int) -> None:
+def test_emulation_keeps_a_factor_that_the_user_set(checkout: Checkout, chosen: str, written: int, factor: int) -> None:
     checkout.edit(provider="libvirt", time_factor=written)
     assert checkout.save(PROVIDE, TIME_FACTOR=chosen).time_factor == factor
 
@@ -108,7 +108,7 @@ def test_time_factor_is_forgotten_with_its_provider(checkout: Checkout, provider
     assert checkout.save(PROVIDER=provider).time_factor == factor
 
 
-def test_refusal_of_a_choice_made_earlier_says_so(checkout: Checkout) -> None:
+def test_refusal_of_an_earlier_choice_says_so(checkout: Checkout) -> None:
     checkout.save(TIMINGS="stock")
     profiles = json.loads((checkout.root / "config" / "lab.json").read_text())["timing_profiles"]
     checkout.edit(timing_profiles={"fast": profiles["fast"]})
@@ -128,7 +128,7 @@ def test_dropping_workers_in_lab_json_names_a_command_that_works(checkout: Check
 
 
 def machine(root: Path, name: str, provider: str) -> Path:
-    """Leave what Vagrant leaves of a machine, and return it."""
+    """Create the file that Vagrant keeps for a machine, and return its path."""
     path = root / ".vagrant" / "machines" / name / provider / "id"
     path.parent.mkdir(parents=True)
     path.write_text(ID)
@@ -137,7 +137,7 @@ def machine(root: Path, name: str, provider: str) -> Path:
 
 @pytest.fixture
 def complete(checkout: Checkout) -> Checkout:
-    """A checkout that Vagrant can be called in."""
+    """A checkout in which Vagrant can be called."""
     for folder in ("dags", "lab", "provision"):
         shutil.copytree(ROOT / folder, checkout.root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Vagrantfile", checkout.root)

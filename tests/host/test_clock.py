@@ -1,4 +1,4 @@
-"""The scripts that set a clock wrong and right, run by the host's shell with stand-ins for what sets its clock."""
+"""The scripts that set a clock wrong and correct it, run on the host with stand-ins for the commands that set it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.faults import FAULTS, set_clock
 
 
 class Clock:
-    """A lab of one machine: stand-ins record what would set its clock."""
+    """A lab with one machine. Stand-ins record the commands that would set its clock."""
 
     def __init__(self, root: Path, time_factor: int) -> None:
         self.root = root
@@ -46,14 +46,14 @@ class Clock:
         return done.stdout
 
     def done(self) -> Iterator[str]:
-        """Return what has been done to the clock since it was asked last."""
+        """Yield the commands that were called on the clock since the last call."""
         yield from (self.root / "log").read_text().splitlines()
         (self.root / "log").write_text("")
 
 
 @pytest.mark.parametrize("factor", [1, 8])
 @pytest.mark.parametrize("ahead", [-120, -1, 0, 1, 12, 120])
-def test_clock_that_was_set_wrong_is_corrected_however_little(tmp_path: Path, factor: int, ahead: int) -> None:
+def test_clock_that_was_set_wrong_is_always_corrected(tmp_path: Path, factor: int, ahead: int) -> None:
     clock: Any = Clock(tmp_path, factor)
     FAULTS["skew"].inject(clock, "worker1", str(ahead))
     assert [*clock.done()] == ["stop systemd-timesyncd", "set"]
@@ -66,11 +66,11 @@ def test_clock_that_was_set_wrong_is_corrected_however_little(tmp_path: Path, fa
 
 
 @pytest.mark.parametrize(
-    ("factor", "ahead", "put_right"), [(1, 1, False), (1, 10, True), (8, 10, False), (8, -20, True)]
+    ("factor", "ahead", "corrected"), [(1, 1, False), (1, 10, True), (8, 10, False), (8, -20, True)]
 )
-def test_clock_that_drifted_is_corrected_beyond_what_asking_takes(
-    tmp_path: Path, factor: int, ahead: int, put_right: bool
+def test_drift_is_corrected_if_it_exceeds_the_error_of_measurement(
+    tmp_path: Path, factor: int, ahead: int, corrected: bool
 ) -> None:
     clock: Any = Clock(tmp_path, factor)
     clock.ahead = ahead
-    assert set_clock(clock, ["worker1"]) == ["worker1 on-time"] * put_right
+    assert set_clock(clock, ["worker1"]) == ["worker1 on-time"] * corrected

@@ -1,4 +1,4 @@
-"""What `lab deploy` sends, keeps and refuses, with a stand-in for ssh that only writes down what it is given."""
+"""What `lab deploy` sends, keeps and refuses, with a stand-in for ssh that only records its input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lab import deploy
 from tests.support import ROOT
 from tests.support.checkout import Checkout
 
-WRITES_DOWN = '#!/bin/sh\ncat >"$(dirname "$0")/sent/$1.$(ls "$(dirname "$0")/sent" | grep -c "^$1[.]")"\n'
+FAKE_SSH = '#!/bin/sh\ncat >"$(dirname "$0")/sent/$1.$(ls "$(dirname "$0")/sent" | grep -c "^$1[.]")"\n'
 SERVERS = {
     "data": {"roles": ["database", "queue", "load_balancer", "flower"], "address": "10.0.0.2"},
     "control": {"roles": ["api_server", "scheduler", "dag_processor", "triggerer"], "address": "10.0.0.3"},
@@ -30,14 +30,14 @@ SERVERS = {
 
 
 class Desk:
-    """A user's folder, with a stand-in for ssh in it, and a checkout elsewhere."""
+    """A user's folder with a stand-in for ssh, and a checkout in another folder."""
 
     def __init__(self, root: Path, checkout: Checkout) -> None:
         self.root = root
         self.checkout = checkout
         (root / "sent").mkdir(parents=True)
         self.ssh = root / "ssh"
-        self.ssh.write_text(WRITES_DOWN)
+        self.ssh.write_text(FAKE_SSH)
         self.ssh.chmod(0o755)
 
     def inventory(self, path: str = "servers.json", **changes: Any) -> Path:
@@ -57,13 +57,13 @@ class Desk:
         return {line.partition(":")[0] for line in said}
 
     def archive(self) -> list[str]:
-        """Return the names of the files that the first machine was sent."""
+        """Return the names of the files that were sent to the first machine."""
         sent = (self.root / "sent" / "10.0.0.2.0").read_bytes()
         with tarfile.open(fileobj=BytesIO(sent)) as archive:
             return [entry.name for entry in archive if not entry.isdir()]
 
     def document(self, address: str = "10.0.0.2") -> dict[str, Any]:
-        """Return what a machine was told about the lab and itself."""
+        """Return the document that was sent to a machine."""
         script = (self.root / "sent" / f"{address}.1").read_text()
         return json.loads(script.partition("<<'DOCUMENT'\n")[2].rpartition("DOCUMENT\n")[0])
 
@@ -79,7 +79,7 @@ def test_inventory_that_grows_reaches_its_new_machines(desk: Desk) -> None:
     assert desk.deploy(desk.inventory(workers=1)) == {"data", "control", "runner1"}
 
 
-def test_choices_of_the_callers_shell_do_not_alter_an_inventory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_of_the_callers_shell_do_not_change_an_inventory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in {"BROKER": "rabbitmq", "WORKERS": "2", "TIMINGS": "stock", "TIME_FACTOR": "3"}.items():
         monkeypatch.setenv(variable, value)
     assert desk.deploy(desk.inventory()) == {"data", "control", "runner1"}
@@ -88,7 +88,7 @@ def test_choices_of_the_callers_shell_do_not_alter_an_inventory(desk: Desk, monk
     assert "runner2" not in told["machines"]
 
 
-def test_machine_of_the_checkouts_own_lab_does_not_alter_an_inventory(desk: Desk) -> None:
+def test_machine_of_the_checkouts_own_lab_does_not_change_an_inventory(desk: Desk) -> None:
     identity = desk.checkout.root / ".vagrant/machines/runner2/docker/id"
     identity.parent.mkdir(parents=True)
     identity.touch()
@@ -130,7 +130,7 @@ def test_state_of_an_inventory_in_the_checkout_is_not_sent(desk: Desk, folder: s
     assert not [name for name in files if "servers/" in name]
 
 
-def test_machine_is_sent_what_it_needs_and_nothing_of_the_hosts(desk: Desk) -> None:
+def test_machine_gets_the_files_that_it_needs_and_none_of_the_host(desk: Desk) -> None:
     (desk.checkout.root / "config" / "production.json").write_text("{}")
     (desk.checkout.root / "lab" / "__pycache__").mkdir()
     (desk.checkout.root / "lab" / "__pycache__" / "cli.pyc").touch()
@@ -140,7 +140,7 @@ def test_machine_is_sent_what_it_needs_and_nothing_of_the_hosts(desk: Desk) -> N
     assert not [
         name for name in sent if name.startswith(("provision/host/", "provision/images/")) or "__pycache__" in name
     ]
-    # The names of the files in config/ that provisioning reads stand in its code.
+    # The code of provisioning contains the names of the files in config/ that it reads.
     code = "".join(path.read_text() for path in (ROOT / "provision").rglob("*.py"))
     read = {f"config/{path.name}" for path in (ROOT / "config").iterdir() if f'"{path.name}"' in code}
     assert {name for name in sent if name.startswith("config/")} == read
@@ -187,7 +187,7 @@ def test_paths_are_relative_to_the_callers_folder(desk: Desk) -> None:
 
 
 class Server:
-    """A folder in the place of a server's root; its `rm` writes down which DAGs were there when it was called."""
+    """A folder instead of a server's root. Its `rm` records which DAGs exist when it is called."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -246,7 +246,7 @@ def test_server_has_the_files_of_the_checkout_and_no_others(
     assert {"with space.py", "ledger.py"} <= set(server.seen.read_text().splitlines())
 
 
-def test_file_takes_the_place_of_a_folder_and_the_other_way_round(
+def test_file_replaces_a_folder_and_a_folder_replaces_a_file(
     desk: Desk, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     server = Server(tmp_path_factory.mktemp("server"))
@@ -258,7 +258,7 @@ def test_file_takes_the_place_of_a_folder_and_the_other_way_round(
     assert names(server.dags) == names(desk.checkout.root / "dags")
 
 
-def test_server_that_cannot_write_a_file_says_so(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_failure_to_write_a_file_on_a_server_is_noticed(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
     server = Server(tmp_path_factory.mktemp("server"))
     (server.root / "commands" / "cp").symlink_to("/bin/false")
     with pytest.raises(subprocess.CalledProcessError):

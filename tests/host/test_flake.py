@@ -1,6 +1,6 @@
-"""The flake without nixpkgs, which the hosts of these tests cannot reach: evaluated against a strict stand-in.
+"""The flake, evaluated against a strict stand-in for nixpkgs: the hosts of these tests cannot reach nixpkgs.
 
-Every output is forced, and the checks' scripts are run with the host's own tools.
+Every output is evaluated. The scripts of the checks run with the host's tools.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ COPIED = (
 )
 KNOWN = json.loads((ROOT / "tests/host/nixpkgs/attributes.json").read_text())
 PACKAGES: dict[str, list[str]] = {name: entry["commands"] for name, entry in KNOWN["packages"].items()}
-# What the shell does not have, of what the host's scripts ask for.
+# Commands that the host's scripts call and that the shell does not contain.
 ELSEWHERE = {
-    "apt-get": "Debian's",
+    "apt-get": "only on Debian",
     "mmdebstrap": "not in nixpkgs; Vagrant pulls the base image then",
-    "nix-instantiate": "who enters the shell has Nix",
+    "nix-instantiate": "installed wherever the shell can be entered",
     "dockerd": "nixosModules.host",
     "libvirtd": "nixosModules.host",
     "virtiofsd": "nixosModules.host",
@@ -46,7 +46,7 @@ let
 in
 flake.outputs { inherit self nixpkgs; }
 """
-# Everything of a system's outputs, in a form that JSON has.
+# All outputs of a system, as values that JSON can represent.
 FORCED = f"""
 let
   outputs = {OUTPUTS};
@@ -65,7 +65,7 @@ STAND_IN = 'import ./tests/host/nixpkgs { system = "any"; config.allowUnfreePred
 
 
 def evaluate(expression: str, root: Path = ROOT) -> Any:
-    """Return what a Nix expression is; AssertionError, with Nix's message, if it cannot be evaluated."""
+    """Return the value of a Nix expression; AssertionError, with Nix's message, if it cannot be evaluated."""
     command = ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
@@ -73,7 +73,7 @@ def evaluate(expression: str, root: Path = ROOT) -> Any:
 
 
 def code(*scripts: Path) -> str:
-    """Return the text of `scripts` without lines that are comments."""
+    """Return the text of `scripts` without comment lines."""
     return "\n".join(re.sub(r"^\s*#.*", "", script.read_text(), flags=re.MULTILINE) for script in scripts)
 
 
@@ -96,7 +96,7 @@ def locked_python() -> set[str]:
 
 
 def called_on_the_host() -> set[str]:
-    """Return the commands that what runs on the host calls, but for what .venv and other places have."""
+    """Return the commands that the code on the host calls, except those of .venv and ELSEWHERE."""
     scripts = [ROOT / "Makefile", ROOT / "bin/lab", ROOT / "tests/lint.sh", *(ROOT / "lab").glob("*.py")]
     scripts += [
         *(ROOT / "provision/host").glob("*.rb"),
@@ -115,7 +115,7 @@ def missing_in_shell(root: Path = ROOT) -> set[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Return a copy of what the flake and its checks read, to break."""
+    """Return a copy of the files that the flake and its checks read. Tests break it."""
     for name in COPIED:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
@@ -127,7 +127,7 @@ def copy(tmp_path: Path) -> Path:
 
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
-    assert old in text, f"{path.name} has no {old}"
+    assert old in text, f"{path.name} does not contain {old}"
     path.write_text(text.replace(old, new))
 
 
@@ -164,12 +164,12 @@ def test_every_command_that_install_looks_for_has_a_source() -> None:
 @pytest.mark.parametrize(
     "tool", re.findall(r"^    pkgs\.(\S+)$", (ROOT / "nix/devshell.nix").read_text(), re.MULTILINE)
 )
-def test_a_tool_that_is_dropped_or_misspelt_is_noticed(copy: Path, tool: str) -> None:
+def test_missing_or_misspelt_tool_is_noticed(copy: Path, tool: str) -> None:
     shell = copy / "nix/devshell.nix"
-    whole = shell.read_text()
+    original = shell.read_text()
     replace(shell, f"    pkgs.{tool}\n", "")
     assert missing_in_shell(copy)
-    shell.write_text(whole)
+    shell.write_text(original)
     replace(shell, f"    pkgs.{tool}\n", f"    pkgs.{tool}x\n")
     with pytest.raises(AssertionError, match=f"attribute '{tool}x' missing"):
         evaluate(FORCED, copy)
@@ -184,13 +184,13 @@ def test_a_tool_that_is_dropped_or_misspelt_is_noticed(copy: Path, tool: str) ->
         ("config.allowUnfree = true;", "the configuration of nixpkgs is not only a predicate"),
     ],
 )
-def test_no_unfree_package_but_vagrant_is_allowed(copy: Path, predicate: str, complaint: str) -> None:
+def test_no_unfree_package_except_vagrant_is_allowed(copy: Path, predicate: str, complaint: str) -> None:
     replace(copy / "flake.nix", 'config.allowUnfreePredicate = package: lib.getName package == "vagrant";', predicate)
     with pytest.raises(AssertionError, match=complaint):
         evaluate(FORCED, copy)
 
 
-def test_checks_are_the_parts_of_make_lint_but_python() -> None:
+def test_checks_are_the_parts_of_make_lint_except_python() -> None:
     assert "sh tests/lint.sh\n" in (ROOT / "Makefile").read_text()
     run = re.search(r"\|\| set -- (.*)", (ROOT / "tests/lint.sh").read_text())
     assert run is not None
@@ -220,10 +220,10 @@ def test_check_has_its_tools_and_passes(part: str, tmp_path: Path) -> None:
         ("ruby", "provision/host/lab.rb", 'require "json"', "require 'json'", "Style/StringLiterals"),
         ("nix", "nix/host.nix", "enable = true;", "enable = true", "syntax error"),
         ("data", "config/lab.json", '"redis": 6379', '"redis": "6379"', "'6379' is not of type 'integer'"),
-        ("data", "config/lab.json", "192.168.56.22", "192.168.56.21", "is already worker1's"),
-        ("data", "config/lab.schema.json", '"integer"', '"whole"', "'whole' is not valid"),
+        ("data", "config/lab.json", "192.168.56.22", "192.168.56.21", "is already used by worker1"),
+        ("data", "config/lab.schema.json", '"integer"', '"count"', "'count' is not valid"),
         ("data", "provision/host/lab.rb", "def check_timings", "def check_watches", "check_timings"),
-        ("data", "lab/topology.py", '"parallelism",', '"parallel",', "KeyError: 'parallel'"),
+        ("data", "lab/topology.py", "parallelism: int", "parallel: int", "parallelism"),
     ],
 )
 def test_check_finds_what_is_wrong(
@@ -237,7 +237,7 @@ def test_check_finds_what_is_wrong(
 
 
 def options(root: Path = ROOT) -> dict[str, Any]:
-    """Return what nixosModules.host sets: the value by the option's path."""
+    """Return the options that nixosModules.host sets: the value by the path."""
 
     def flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}

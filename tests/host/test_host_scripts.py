@@ -24,7 +24,7 @@ def commands(tmp_path: Path) -> Commands:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose path has what a shell would split or take for a quote."""
+    """A checkout whose path contains spaces and a quote."""
     root = tmp_path / "it's a checkout"
     for folder in ("config", "lab", "provision"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -55,7 +55,7 @@ def test_failure_of_mmdebstrap_leaves_no_base_image(commands: Commands, tmp_path
 
 
 def machine(root: Path, name: str, provider: str) -> None:
-    """Leave what Vagrant leaves of a machine."""
+    """Create the file that Vagrant keeps for a machine."""
     path = root / ".vagrant" / "machines" / name / provider / "id"
     path.parent.mkdir(parents=True)
     path.touch()
@@ -63,7 +63,7 @@ def machine(root: Path, name: str, provider: str) -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path, commands: Commands) -> Path:
-    """A checkout that has been used, on a host that has no engine."""
+    """A checkout that was used, on a host without an engine."""
     root = tmp_path / "lab"
     for folder in (".lab", ".vagrant", ".venv", "logs"):
         (root / folder).mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_clean_deletes_nothing_while_the_machines_cannot_be_destroyed(
     machine(lab, "broker", provider)
     done = clean(commands, lab)
     assert done.returncode != 0
-    assert done.stderr.startswith(f"airflow-lab: the machines broker are {provider}'s")
+    assert done.stderr.startswith(f"airflow-lab: nothing was deleted: the machines broker belong to {provider},")
     assert start in done.stderr
     assert sorted(path.name for path in lab.iterdir()) == [".lab", ".vagrant", ".venv", "logs"]
     assert not [call for call in commands.calls if call.startswith("vagrant")]
@@ -112,7 +112,7 @@ def test_clean_destroys_each_machine_with_its_provider(commands: Commands, lab: 
     assert list(lab.iterdir()) == []
 
 
-def test_clean_deletes_nothing_where_vagrant_fails(commands: Commands, lab: Path) -> None:
+def test_clean_deletes_nothing_if_vagrant_fails(commands: Commands, lab: Path) -> None:
     commands.add("docker")
     commands.add("vagrant", "exit 1")
     machine(lab, "broker", "docker")
@@ -120,13 +120,13 @@ def test_clean_deletes_nothing_where_vagrant_fails(commands: Commands, lab: Path
     assert (lab / ".lab").exists()
 
 
-def test_clean_needs_no_engine_where_there_is_no_machine(commands: Commands, lab: Path) -> None:
+def test_clean_needs_no_engine_without_machines(commands: Commands, lab: Path) -> None:
     assert clean(commands, lab).returncode == 0
     assert list(lab.iterdir()) == []
 
 
-def test_logs_are_never_removed_by_an_image_of_a_registry(commands: Commands, lab: Path) -> None:
-    commands.add("rm", '[ "$2" != logs ] && exec /bin/rm "$@"')  # the machines' user has the logs
+def test_clean_never_pulls_an_image_to_remove_the_logs(commands: Commands, lab: Path) -> None:
+    commands.add("rm", '[ "$2" != logs ] && exec /bin/rm "$@"')  # the logs belong to Airflow's user on the machines
     commands.add("docker", "[ $1 != run ]")
     commands.add("sudo", 'exec /bin/rm "$2" "$3"')
     assert clean(commands, lab).returncode == 0
@@ -141,7 +141,7 @@ TOOLS = ("sh", "env", "dirname", "cat", "sed", "head", "grep", "seq", "mkdir", "
 
 
 class Debian:
-    """A host with what the lab needs, but for Docker; its user may use sudo."""
+    """A host that has everything the lab needs except Docker. Its user may use sudo."""
 
     def __init__(self, commands: Commands, root: Path) -> None:
         self.commands, self.root = commands, root
@@ -153,7 +153,7 @@ class Debian:
         commands.add("mmdebstrap", "echo a root file system")
         commands.add("id", "case $* in -u) echo 1000 ;; *) echo user ;; esac")
         start = f'touch "{commands.folder}/docker.started"'
-        # What would touch the tests' own host is not done.
+        # Commands that would change the real host do nothing.
         commands.add(
             "sudo",
             f'case $* in *dockerd* | systemctl*) {start} ;; apt-get* | docker* | env* | sh*) ROOT=1 exec "$@" ;; esac',
@@ -162,12 +162,12 @@ class Debian:
         commands.add("apt-get", "exit 1")
 
     def docker(self, answers: str, package: str = "") -> None:
-        """Add the command docker, which answers whoever `answers`, a condition, is true for."""
+        """Add the command docker. It answers if `answers`, a condition in shell, is true."""
         self.commands.add("docker", f"case $1 in version) {answers} ;; image) exit 1 ;; esac")
         self.commands.add("dpkg", f"echo {package}: docker" if package else "exit 1")
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        # The tests' own host may have an engine there.
+        # The real host may have an engine in /usr/sbin.
         script = (HOST / "install.sh").read_text()
         assert script.count("PATH=$PATH:/usr/sbin") == 1
         install = self.root / "provision" / "host" / "install.sh"
@@ -187,7 +187,7 @@ def debian(commands: Commands, checkout: Path) -> Debian:
     return Debian(commands, checkout)
 
 
-def test_engine_that_answers_the_user_alone_is_taken_as_it_is(debian: Debian) -> None:
+def test_engine_that_answers_only_the_user_is_used_by_the_user(debian: Debian) -> None:
     debian.docker('[ -z "$ROOT" ]')  # Docker Desktop: root has no engine
     done = debian.install()
     assert done.returncode == 0, done.stderr
@@ -199,7 +199,7 @@ def test_engine_that_answers_the_user_alone_is_taken_as_it_is(debian: Debian) ->
     assert [call for call in calls if call.startswith("sudo sh ") and call.endswith("root-file-system.sh -")]
 
 
-def test_engine_that_answers_root_alone_is_used_by_root(debian: Debian) -> None:
+def test_engine_that_answers_only_root_is_used_by_root(debian: Debian) -> None:
     debian.docker('[ -n "$ROOT" ]', "docker-ce-cli")
     done = debian.install()
     assert done.returncode == 0, done.stderr
@@ -238,7 +238,7 @@ def test_engine_of_another_package_is_started(debian: Debian) -> None:
 
 @pytest.mark.parametrize("package", [None, "", "docker-cli", "docker.io"])
 def test_installing_docker_removes_no_package(debian: Debian, package: str | None) -> None:
-    if package is not None:  # "": a client that no package has, in /usr/local/bin
+    if package is not None:  # "": a client that belongs to no package, in /usr/local/bin
         debian.docker("exit 1", package)
     debian.install()
     assert "apt-get update -qq" in debian.installed
@@ -252,8 +252,8 @@ def test_installing_docker_removes_no_package(debian: Debian, package: str | Non
 # with-groups.sh
 
 
-def test_words_of_a_command_reach_it_through_sg(commands: Commands, tmp_path: Path) -> None:
-    # A login from before the user joined both groups.
+def test_arguments_of_a_command_survive_sg(commands: Commands, tmp_path: Path) -> None:
+    # The user joined both groups after this login.
     commands.add("id", 'case $* in "-nG me") echo me docker libvirt ;; -nG) echo me $JOINED ;; -un) echo me ;; esac')
     commands.add("sg", 'export JOINED="$JOINED $1"; exec sh -c "$3"')
     words = ["--ssh", "ssh -i key", "it's $HOME", "", 'a "quoted" *', "two\nlines"]
@@ -277,7 +277,7 @@ def test_ssh_finds_the_key_and_the_configuration(checkout: Path) -> None:
     assert machines.guest("worker1").host.backend.ssh_config == str(checkout / ".lab" / "ssh-config")
 
 
-def test_ssh_keeps_its_connections_where_the_temporary_folder_has_a_space(
+def test_ssh_shares_connections_if_the_temporary_folder_has_a_space(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkout / ".lab").mkdir()
@@ -287,7 +287,7 @@ def test_ssh_keeps_its_connections_where_the_temporary_folder_has_a_space(
     subprocess.run(["ssh", "-G", "-F", str(path), "worker1"], check=True, capture_output=True)
 
 
-def test_box_is_built_from_paths_that_no_shell_splits(commands: Commands, checkout: Path) -> None:
+def test_box_is_built_with_relative_paths_only(commands: Commands, checkout: Path) -> None:
     output = 'for last; do :; done; case $last in *.tar) echo tar >"$last" ;; esac'
     commands.add("mmdebstrap", output)
     commands.add("dpkg", "echo amd64")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import ROOT
 
-# Real ones, which change nothing outside the copy of the checkout.
+# The real commands. They change nothing outside the copy of the checkout.
 TOOLS = (
     *("cat", "cut", "dirname", "env", "find", "grep", "head", "ls", "mkdir", "mktemp", "readlink", "rm", "sed", "seq"),
     *("sh", "touch"),
@@ -19,7 +19,7 @@ TOOLS = (
 FAKES = {
     "apt-cache": "exit 1",
     "apt-get": "",
-    # Root, or a user in the group, reaches the engine, which has no image yet.
+    # The engine answers root and users in its group. It does not have an image yet.
     "docker": """case $1 in
         version) [ -e "$HOST/docker" ] && { [ "${ROOT-}" ] || grep -qw docker "$HOST/groups"; } ;;
         image) exit 1 ;;
@@ -55,9 +55,9 @@ FAKES = {
 
 
 class Host:
-    """A made-up host: a folder for what the scripts look at under /, fakes on PATH, and a copy of the checkout.
+    """A fake host: a folder instead of /, fake commands on PATH, and a copy of the checkout.
 
-    At first it is Debian with systemd, has every command, both daemons run, and the user is in their groups.
+    It starts as Debian with systemd: it has every command, both daemons run, and the user is in their groups.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,19 +82,19 @@ class Host:
             script.write_text(text)
 
     def groups(self, *names: str, known: tuple[str, ...] = ("docker", "libvirt"), session: str | None = None) -> None:
-        """Put the user in the groups `names`, of those that the host knows; the session may have others."""
+        """Put the user in the groups `names`. `known`: those of the host. `session`: those of the current login."""
         (self.root / "groups").write_text(" ".join(names) + "\n")
         (self.root / "session").write_text((" ".join(names) if session is None else session) + "\n")
         (self.root / "etc/group").write_text("".join(f"{name}:x:100:\n" for name in known))
 
-    def lack(self, *commands: str) -> None:
+    def remove(self, *commands: str) -> None:
         for command in commands:
             (self.bin / command).unlink()
 
     def become_nixos(self) -> None:
-        """NixOS, with nixosModules.host and inside `nix develop`."""
+        """Become NixOS with nixosModules.host, inside `nix develop`."""
         (self.root / "etc/NIXOS").touch()
-        self.lack("apt-get", "mmdebstrap", "virtiofsd")
+        self.remove("apt-get", "mmdebstrap", "virtiofsd")
         self.groups("docker", "libvirtd", known=("docker", "libvirtd"))
         (self.root / "var/lib/qemu/vhost-user").mkdir(parents=True)
         (self.root / "var/lib/qemu/vhost-user/50-virtiofsd.json").touch()
@@ -119,7 +119,7 @@ class Host:
         return [line for line in lines if line.split()[0] in commands]
 
     def changes(self) -> list[str]:
-        """Return the calls of what changes a host, and fails on NixOS."""
+        """Return the calls of commands that change a host and fail on NixOS."""
         return self.calls("apt-get", "systemctl", "usermod")
 
 
@@ -129,7 +129,7 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.mark.parametrize("provider", ["docker", "libvirt"])
-def test_host_that_has_everything_is_left_alone(host: Host, provider: str) -> None:
+def test_host_that_has_everything_is_not_changed(host: Host, provider: str) -> None:
     done = host.install(provider, "no-box")
     assert done.returncode == 0, done.stderr
     assert host.changes() == []
@@ -144,25 +144,25 @@ def test_nixos_with_the_module_needs_no_mmdebstrap(host: Host, provider: str) ->
     done = host.install(provider, "no-box")
     assert (done.returncode, done.stderr) == (0, "")
     assert host.changes() == []
-    assert not [call for call in host.calls("docker") if "import" in call], "there is nothing to make an image with"
+    assert not [call for call in host.calls("docker") if "import" in call], "an image cannot be made without mmdebstrap"
 
 
 def test_debian_without_mmdebstrap_installs_it(host: Host) -> None:
-    host.lack("mmdebstrap")
+    host.remove("mmdebstrap")
     host.install("docker")
     assert any(call.endswith(" mmdebstrap") for call in host.calls("apt-get"))
 
 
 @pytest.mark.parametrize("nixos", [True, False])
-def test_host_without_apt_is_told_what_is_missing(host: Host, nixos: bool) -> None:
-    host.lack("vagrant", "shellcheck")
+def test_missing_packages_are_named_without_apt(host: Host, nixos: bool) -> None:
+    host.remove("vagrant", "shellcheck")
     if nixos:
         host.become_nixos()
     else:
-        host.lack("apt-get", "mmdebstrap")
+        host.remove("apt-get", "mmdebstrap")
     done = host.install("docker")
     assert done.returncode == 1
-    assert "lacks, by Debian's names: vagrant shellcheck\n" in done.stderr
+    assert "Missing, by Debian's package names: vagrant shellcheck\n" in done.stderr
     assert ("nixosModules.host" in done.stderr) == nixos
     assert ("nix develop" in done.stderr) == nixos
     assert host.changes() == []
@@ -171,13 +171,13 @@ def test_host_without_apt_is_told_what_is_missing(host: Host, nixos: bool) -> No
 def test_daemon_without_virtiofsd_is_noticed_on_nixos(host: Host) -> None:
     host.become_nixos()
     (host.root / "var/lib/qemu/vhost-user/50-virtiofsd.json").unlink()
-    assert "by Debian's names: qemu-system-x86\n" in host.install("libvirt").stderr
+    assert "by Debian's package names: qemu-system-x86\n" in host.install("libvirt").stderr
 
 
 @pytest.mark.parametrize(
     ("provider", "option"), [("docker", "virtualisation.docker.enable"), ("libvirt", "virtualisation.libvirtd.enable")]
 )
-def test_daemon_that_does_not_run_is_started_but_not_on_nixos(host: Host, provider: str, option: str) -> None:
+def test_stopped_daemon_is_started_except_on_nixos(host: Host, provider: str, option: str) -> None:
     (host.root / provider).unlink()
     assert host.install(provider, "no-box").returncode == 0
     assert [call.startswith("systemctl enable --now ") for call in host.changes()] == [True]
@@ -202,7 +202,7 @@ def test_user_joins_the_group_that_the_host_has(host: Host, provider: str, known
 
 
 @pytest.mark.parametrize(("provider", "group"), [("docker", "docker"), ("libvirt", "libvirtd")])
-def test_user_of_nixos_is_told_the_group(host: Host, provider: str, group: str) -> None:
+def test_group_is_named_on_nixos(host: Host, provider: str, group: str) -> None:
     host.become_nixos()
     host.groups("users", known=("docker", "libvirtd"))
     done = host.install(provider, "no-box")
@@ -211,7 +211,7 @@ def test_user_of_nixos_is_told_the_group(host: Host, provider: str, group: str) 
     assert host.changes() == []
 
 
-def test_box_of_another_machine_is_taken_without_mmdebstrap(host: Host) -> None:
+def test_box_of_another_machine_is_used_without_mmdebstrap(host: Host) -> None:
     host.become_nixos()
     done = host.install("libvirt")
     assert done.returncode == 1
@@ -224,7 +224,7 @@ def test_box_of_another_machine_is_taken_without_mmdebstrap(host: Host) -> None:
     assert any(call.endswith("--provider libvirt .lab/box/airflow-lab.box") for call in host.calls("vagrant"))
 
 
-def test_kernel_of_nixos_proves_kvm(host: Host) -> None:
+def test_kvm_is_tested_with_the_kernel_of_nixos(host: Host) -> None:
     host.become_nixos()
     (host.root / "dev").mkdir()
     (host.root / "dev/kvm").touch()
@@ -234,7 +234,7 @@ def test_kernel_of_nixos_proves_kvm(host: Host) -> None:
 
 
 @pytest.mark.parametrize("group", ["docker", "libvirt", "libvirtd"])
-def test_a_session_from_before_joining_is_given_the_group(host: Host, group: str) -> None:
+def test_session_older_than_the_membership_gets_the_group(host: Host, group: str) -> None:
     host.groups("users", group, session="users")
     host.run("sh", "provision/host/with-groups.sh", "vagrant", "up")
     assert host.calls("sg") == [f"sg {group} -c sh 'provision/host/with-groups.sh' 'vagrant' 'up' "]

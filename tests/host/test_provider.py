@@ -26,7 +26,7 @@ def commands(tmp_path: Path) -> Commands:
 
 
 def provider(commands: Commands, checkout: Checkout, script: str, **environment: str) -> str:
-    """Run a script in which `it` is Docker's provider; return what it prints, and what it is refused with."""
+    """Run a Ruby script in which `it` is a DockerProvider. Return its output, or the message of its refusal."""
     start = "it = DockerProvider.new(Lab.new(ARGV[0])); begin; "
     end = "; rescue Lab::Invalid => e; puts e.message; end"
     path = {"PATH": f"{commands.folder}:{os.environ['PATH']}"}
@@ -40,7 +40,7 @@ def provider(commands: Commands, checkout: Checkout, script: str, **environment:
 
 @pytest.fixture
 def docker(commands: Commands, checkout: Checkout) -> Commands:
-    """A Docker engine that has no machine."""
+    """A Docker engine without machines."""
     checkout.use_free_ports()
     commands.add("docker", 'case $1 in version) echo 1 ;; info) echo "/nonexistent" ;; esac')
     return commands
@@ -50,7 +50,7 @@ def check(*words: str) -> str:
     return f"def it.make = nil; def it.closing = nil; it.around({json.dumps(['up', *words])}); puts 'checked'"
 
 
-def test_memory_is_asked_for_the_machines_named(docker: Commands, checkout: Checkout) -> None:
+def test_memory_is_checked_for_the_named_machines(docker: Commands, checkout: Checkout) -> None:
     checkout.change(set_machine("broker", memory_mb=10**9))
     assert "checked" in provider(docker, checkout, check("worker1"))
     assert "checked" in provider(docker, checkout, check("--provision", "worker1", "worker2"))
@@ -58,14 +58,14 @@ def test_memory_is_asked_for_the_machines_named(docker: Commands, checkout: Chec
     assert "too little memory: broker, master1, master2, worker1, worker2 need" in provider(docker, checkout, check())
 
 
-def test_ports_are_asked_for_the_machines_named(docker: Commands, checkout: Checkout) -> None:
+def test_ports_are_checked_for_the_named_machines(docker: Commands, checkout: Checkout) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as taken:
         checkout.change(lambda lab: lab["forwarded_ports"].update(flower=taken.server_port))
         assert "checked" in provider(docker, checkout, check("worker1"))
         assert f"forwarded_ports.flower: port {taken.server_port}" in provider(docker, checkout, check("broker"))
 
 
-def test_free_disk_is_found_where_the_path_has_a_space(docker: Commands, checkout: Checkout) -> None:
+def test_free_disk_is_found_if_the_path_has_a_space(docker: Commands, checkout: Checkout) -> None:
     assert " " in str(checkout.root)
     assert "checked" in provider(docker, checkout, check())
     checkout.change(lambda lab: lab.update(disk_mb=10**9))
@@ -91,7 +91,7 @@ NAMES = ("broker", "master1", "master2", "worker1", "worker2")
 
 
 class Engine:
-    """A Docker engine with images, and with machines of this checkout, one a line."""
+    """A fake Docker engine. One file lists its images, another one the machines of this checkout."""
 
     def __init__(self, commands: Commands, folder: Path) -> None:
         self.commands, self.images, self.machines = commands, folder / "images", folder / "machines"
@@ -119,7 +119,7 @@ def engine(commands: Commands, checkout: Checkout, tmp_path: Path) -> Engine:
     return Engine(commands, tmp_path)
 
 
-def test_machines_that_were_pruned_with_their_image_are_made_from_a_new_one(
+def test_image_that_was_pruned_with_its_machines_is_made_again(
     commands: Commands, checkout: Checkout, engine: Engine
 ) -> None:
     provider(commands, checkout, "it.make")
@@ -128,19 +128,17 @@ def test_machines_that_were_pruned_with_their_image_are_made_from_a_new_one(
     assert not engine.called("docker pull")
 
 
-def test_no_image_is_made_for_machines_that_are_there(commands: Commands, checkout: Checkout, engine: Engine) -> None:
+def test_no_image_is_made_for_existing_machines(commands: Commands, checkout: Checkout, engine: Engine) -> None:
     engine.machines.write_text("\n".join(NAMES))
     provider(commands, checkout, "it.make")
     assert engine.has == ""
 
 
-def test_machine_is_never_made_from_an_image_of_a_registry(commands: Commands, checkout: Checkout) -> None:
+def test_machine_image_is_never_pulled(commands: Commands, checkout: Checkout) -> None:
     assert "--pull never" in provider(commands, checkout, "puts it.create_args('broker', {}).join(' ')")
 
 
-def test_base_image_is_pulled_where_there_is_no_mmdebstrap(
-    commands: Commands, checkout: Checkout, engine: Engine
-) -> None:
+def test_base_image_is_pulled_without_mmdebstrap(commands: Commands, checkout: Checkout, engine: Engine) -> None:
     (commands.folder / "mmdebstrap").unlink()
     commands.link("sh", "ruby", "grep", "cat")
     provider(commands, checkout, "it.make", PATH=str(commands.folder))

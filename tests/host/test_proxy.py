@@ -1,4 +1,4 @@
-"""The host's proxy is for what lies outside the lab: no machine, and no part of Vagrant's side, asks it for the lab."""
+"""Requests to the lab bypass the host's proxy, on the machines and in the host's scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.checkout import Checkout
 from tests.support.commands import ruby
 
-NOT_THERE = "http://127.0.0.1:9"  # a port that nothing has
+NOT_THERE = "http://127.0.0.1:9"  # nothing listens on this port
 
 
 def given(lab: Checkout, **environment: str) -> dict[str, Any]:
@@ -29,12 +29,12 @@ def test_machines_reach_each_other_without_the_proxy(checkout: Checkout) -> None
     assert {"broker", "worker4", "192.168.56.10", "192.168.56.24"} <= set(direct)
 
 
-def test_machines_are_told_of_no_proxy_where_there_is_none(checkout: Checkout) -> None:
+def test_machines_get_no_proxy_if_the_host_has_none(checkout: Checkout) -> None:
     assert not [name for name in given(checkout) if name.lower().endswith("_proxy")]
 
 
-def test_health_is_asked_without_the_proxy(checkout: Checkout, healthy_server: str) -> None:
-    # Not 127.0.0.1, which Ruby never asks a proxy for.
+def test_health_check_bypasses_the_proxy(checkout: Checkout, healthy_server: str) -> None:
+    # Not 127.0.0.1: Ruby never uses a proxy for it.
     address = healthy_server.removeprefix("http://").replace("127.0.0.1", "0.0.0.0")  # noqa: S104
     script = (
         f"it = DockerProvider.new(Lab.new(ARGV[0])); def it.reach(_) = '{address}'; def it.healthy_within = 0; "

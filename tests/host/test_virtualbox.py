@@ -1,4 +1,4 @@
-"""What can be known of VirtualBox without it: a stand-in for its command tells Vagrant a version, and no more."""
+"""VirtualBox's settings, tested without VirtualBox: a stand-in for its command only prints a version."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def test_vagrant_accepts_the_settings(checkout: Checkout, virtualbox: str) -> No
     subprocess.run(["vagrant", "validate"], check=True, capture_output=True, cwd=checkout.root, env=environment)
 
 
-def test_vagrant_refuses_a_setting_that_virtualbox_has_not(checkout: Checkout, virtualbox: str) -> None:
+def test_vagrant_refuses_an_unknown_setting(checkout: Checkout, virtualbox: str) -> None:
     definition = checkout.root / "provision" / "host" / "virtualbox.rb"
     definition.write_text(definition.read_text().replace("linked_clone", "linked_copy"))
-    # What the lab was told stands above what the user has set for all of Vagrant.
+    # The lab's provider overrides the user's default provider.
     environment = os.environ | {"PROVIDER": "virtualbox", "VAGRANT_DEFAULT_PROVIDER": "docker", "PATH": virtualbox}
     done = subprocess.run(["vagrant", "validate"], capture_output=True, text=True, cwd=checkout.root, env=environment)
     assert done.returncode != 0
     assert "linked_copy" in done.stderr
 
 
-def test_host_without_virtualbox_is_told(checkout: Checkout) -> None:
-    assert "no VirtualBox: the command VBoxManage is not there" in checkout.refused("up", PROVIDER="virtualbox")
+def test_missing_virtualbox_is_named(checkout: Checkout) -> None:
+    assert "no VirtualBox: the command VBoxManage is not installed" in checkout.refused("up", PROVIDER="virtualbox")

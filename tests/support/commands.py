@@ -1,4 +1,4 @@
-"""Stand-ins for the host's commands: tests of what runs on the host say what each answers, and read who was called."""
+"""Stand-ins for the host's commands: a test defines what each one does, and reads which ones were called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import ROOT
 
 
 class Commands:
-    """A folder of commands; each writes its name and words to a log before it does as it was told."""
+    """A folder of commands. Each writes its name and arguments to a log before it runs its script."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder / "bin", folder / "calls"
@@ -25,7 +25,7 @@ class Commands:
         path.chmod(0o755)
 
     def link(self, *names: str) -> None:
-        """Add commands of this host as they are, for a PATH that has nothing else."""
+        """Add real commands of this host, for a PATH that contains nothing else."""
         for name in names:
             (self.folder / name).symlink_to(shutil.which(name) or name)
 
@@ -36,7 +36,7 @@ class Commands:
     def run(
         self, *command: str, cwd: Path, alone: bool = False, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command with these before the host's own, or, `alone`, without the host's."""
+        """Run a command with this folder first on PATH, or, with `alone`, with nothing else on it."""
         path = str(self.folder) if alone else f"{self.folder}:{os.environ['PATH']}"
         env = os.environ | {"PATH": path} | environment
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=60)
@@ -45,6 +45,6 @@ class Commands:
 def ruby(
     script: str, *words: str | Path, library: str = "lab", environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script with a file of provision/host."""
+    """Run a Ruby script that can use a file of provision/host."""
     command = ["ruby", "-r", str(ROOT / "provision" / "host" / library), "-e", script, *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)

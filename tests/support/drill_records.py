@@ -1,4 +1,4 @@
-"""Entries of the ledger and records of drills, made up."""
+"""Made-up entries of the ledger and records of drills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The health of the lab, which every destructive test needs before it begins and restores at its end."""
+"""Checks the health of the lab before and after every destructive test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lab under test. A test that asks for a role runs once for every machine that has it; `any_machine` is all."""
+"""The lab under test. A test with the fixture of a role runs for each machine with it; `any_machine`: for all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import ROOT
 from tests.support.shipped import SHIPPED
 
 LAB = Lab(ROOT)
-# Before the first `vagrant up` the tests can be listed all the same.
+# The tests can be listed before the first `vagrant up`, too.
 NOW = LAB.topology if LAB.state("lab.json").exists() else SHIPPED
 ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
@@ -67,7 +67,7 @@ def airflow() -> Airflow:
 
 @pytest.fixture
 def flower_api(topology: Topology, secret: dict[str, str]) -> Iterator[httpx.Client]:
-    """Flower's API, as its user reaches it."""
+    """Flower's API, as users reach it."""
     url = f"http://{topology.reach('flower')}/api"
     with httpx.Client(base_url=url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False) as client:
         yield client

@@ -1,4 +1,4 @@
-"""A changed setting, and what pyinfra says of a provisioning."""
+"""A changed setting, and a check of what provisioning reports."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def changed_setting() -> Iterator[None]:
 
 
 def check_unchanged(output: str) -> None:
-    """Asserts that pyinfra, by its own count, changed nothing."""
+    """Asserts that provisioning changed nothing, by its own count."""
     assert re.search(r"nothing to change \(\d\d+ steps", output), output

@@ -1,4 +1,4 @@
-"""A server that answers as a healthy Airflow does."""
+"""A server that answers like a healthy Airflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker as a virtual machine, in a copy of the checkout with a network of its own; its box is made twice."""
+"""The broker as a virtual machine, in a copy of the checkout with another network; its box is made twice."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support import ROOT
 LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".vagrant", ".venv", "logs", ".*_cache", "__pycache__")
 BOX, BOX_AGAIN = ".lab/box/airflow-lab.box", ".lab/box-again/airflow-lab.box"
 KVM = ".lab/kvm"
-WITHIN = 45 * 60  # seconds, of which it is alone with the machine for few; the emulated one alone takes a fourth
+WITHIN = 45 * 60  # seconds; other tests run at the same time. Without them, an emulated machine takes a quarter of it
 
 
 class VirtualMachine:
-    """Brought up in the background, at the lowest priority, as soon as it is made; suspended until it is looked at."""
+    """The machine. It is brought up in the background at the lowest priority, and suspended until its tests run."""
 
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="airflow-lab-"))
@@ -52,14 +52,14 @@ class VirtualMachine:
             )
 
     def resume(self) -> Lab:
-        """Return its lab when it runs; AssertionError, with what was said last, if it cannot be brought up."""
+        """Return its lab when it runs; AssertionError, with the end of the log, if it cannot be brought up."""
         assert self.process.wait(WITHIN) == 0, self.log.read_text()[-2000:]
         lab = Lab(self.root)
         faults.heal(lab, ["broker"])  # thaws it; its clock stood still
         return lab
 
     def remove(self) -> None:
-        """Leave nothing of it but the box."""
+        """Remove everything of it except the box."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(60)
@@ -71,7 +71,7 @@ RUNNING = pytest.StashKey[VirtualMachine]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Starts what takes longest, the virtual machine, before the first test; its tests are the last."""
+    """Starts the virtual machine, which takes longest, before the first test; its tests run last."""
     wanted = any("virtual_machine" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and not session.config.option.collectonly:
         session.config.stash[RUNNING] = VirtualMachine()

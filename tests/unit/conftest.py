@@ -1,4 +1,4 @@
-"""A unit test needs Python alone: it finds no other command. Tests of what calls one are in tests/host."""
+"""Unit tests need only Python: they find no other command. Tests of code that calls commands are in tests/host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation names exists: links, headings, files, make targets, commands, faults, drills, timings."""
+"""What the documentation refers to exists: links, headings, files, make targets, commands, faults, drills, timings."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def links(page: Path) -> list[str]:
 
 
 def spans(page: Path) -> list[str]:
-    """Return what stands between backticks in the text of a page."""
+    """Return the text between backticks on a page."""
     return re.findall(r"`([^`\n]+)`", prose(page))
 
 
 def commands(page: Path) -> str:
-    """Return the code of a page: its blocks and what stands between backticks, a line each."""
+    """Return the code of a page: its blocks, and the text between backticks, one per line."""
     blocks = re.findall(r"^ *```$(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return "\n".join([*blocks, *spans(page)])
 

@@ -1,4 +1,4 @@
-"""What `lab doctor` makes of the machines' answers."""
+"""The findings of `lab doctor` for given answers of the machines."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_name_that_resolves_wrongly_is_found() -> None:
 
 
 @pytest.mark.parametrize("key", ["secrets", "configs"])
-def test_file_that_a_machine_does_not_need_is_not_missed(key: str) -> None:
+def test_file_that_a_machine_does_not_need_may_be_missing(key: str) -> None:
     topology = SHIPPED
     given = answers(topology)
     given["worker1"][key] = {}
     assert [*findings(topology, given)] == []
 
 
-def test_every_configuration_of_airflow_on_a_machine_is_looked_at(
+def test_every_configuration_of_airflow_on_a_machine_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topology = SHIPPED

@@ -1,4 +1,4 @@
-"""A drill keeps its record, whatever goes wrong while its fault is undone or its work is judged."""
+"""A drill keeps its record if its fault cannot be undone or its work cannot be judged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cannot(error: Exception) -> Callable[..., Any]:
 
 @pytest.fixture
 def airflow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """An Airflow whose only run has one task, which ends well; no fault does anything, and no wait takes any time."""
+    """A stand-in for Airflow whose only run has one successful task. Faults do nothing, and waits take no time."""
     http = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200)), base_url="http://lab")
     airflow = SimpleNamespace(http=http, trigger=lambda *_, **__: "run", get=ended, tasks=lambda *_: TASKS)
     airflow.counts = lambda *_: "1 success"
@@ -53,7 +53,7 @@ def run(airflow: SimpleNamespace, connect: Callable[[], Any] = nullcontext) -> d
     return drills.run("worker-kill", lab, lambda _: None)
 
 
-def test_drill_in_which_nothing_goes_wrong_passes(airflow: SimpleNamespace) -> None:
+def test_drill_without_problems_passes(airflow: SimpleNamespace) -> None:
     record = run(airflow)
     assert record.passed, record.problems
     assert record.healed_at
@@ -105,7 +105,7 @@ def test_run_that_cannot_be_given_up_keeps_its_record(airflow: SimpleNamespace) 
     ]
 
 
-def test_fault_that_cannot_be_done_is_undone_and_ends_the_drill(
+def test_fault_that_cannot_be_injected_is_undone_and_ends_the_drill(
     airflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undone = []

@@ -23,7 +23,7 @@ from tests.support.shipped import SHIPPED
         ("api-server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
     ],
 )
-def test_peer_is_what_nftables_matches(peer: str, expected: list[str]) -> None:
+def test_peer_is_resolved_to_addresses_and_ports(peer: str, expected: list[str]) -> None:
     assert endpoints(SHIPPED, peer) == expected
 
 
@@ -40,7 +40,7 @@ def test_unknown_peer_is_named_with_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", DRILLS)
-def test_drill_affects_what_exists(name: str) -> None:
+def test_drill_affects_existing_machines_and_services(name: str) -> None:
     drill = DRILLS[name]
     victims = drill.victims(SHIPPED)
     assert victims == [ALL] or set(victims) <= {machine.name for machine in SHIPPED.machines}

@@ -1,4 +1,4 @@
-"""What several test files share is in tests/support: no test file is imported."""
+"""Code that several test files share is in tests/support: no test file is imported."""
 
 from __future__ import annotations
 

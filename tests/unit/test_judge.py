@@ -1,4 +1,4 @@
-"""The judge of the drills, fed with ledgers that have something wrong with them."""
+"""The judge of the drills, with ledgers of good and of bad runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lab.ledger import Judgement, judge
 from tests.support.drill_records import entry, record
 
 
-def test_tasks_done_once_are_good() -> None:
+def test_tasks_executed_once_are_good() -> None:
     found = judge([entry(0, 1, 0, 5), entry(1, 1, 0, 5)], {0: "success", 1: "success"})
     assert found == Judgement()
     assert found.good()
@@ -17,7 +17,7 @@ def test_task_that_succeeds_after_an_interrupted_attempt_is_good() -> None:
     assert judge(attempts, {0: "success"}).good()
 
 
-def test_task_without_an_entry_is_lost_whatever_airflow_says() -> None:
+def test_task_without_an_entry_is_lost_even_if_airflow_reports_success() -> None:
     found = judge([entry(0, 1, 0, 5)], {0: "success", 1: "success"})
     assert found.lost == [1]
     assert not found.good(overlap=True)
@@ -29,7 +29,7 @@ def test_task_that_never_ended_is_lost() -> None:
     assert not found.good()
 
 
-def test_effect_that_is_committed_twice_is_a_duplicate_whatever_the_fault() -> None:
+def test_effect_that_is_committed_twice_is_a_duplicate_with_any_fault() -> None:
     found = judge([entry(0, 1, 0, 5), entry(0, 2, 10, 15)], {0: "success"})
     assert found.duplicated == [0]
     assert not found.good(overlap=True)
@@ -53,7 +53,7 @@ def test_attempts_one_after_the_other_do_not_overlap() -> None:
     assert not judge([entry(0, 1, 0, 10, ended=False), entry(0, 2, 10, 15)], {0: "success"}).overlaps
 
 
-def test_task_that_airflow_calls_failed_is_failed_though_its_work_was_done() -> None:
+def test_task_that_airflow_reports_as_failed_is_failed_even_if_it_is_committed() -> None:
     found = judge([entry(0, 1, 0, 5)], {0: "failed"})
     assert found.failed == [0]
     assert not found.good(overlap=True)

@@ -1,4 +1,4 @@
-"""The host's proxy is for what lies outside the lab: no client of the host asks it for the lab."""
+"""Clients on the host bypass the host's proxy when they connect to the lab."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lab.client import Airflow
 from tests.support import ROOT
 from tests.support.servers import HEALTHY
 
-NOT_THERE = "http://127.0.0.1:9"  # a port that nothing has
+NOT_THERE = "http://127.0.0.1:9"  # nothing listens on this port
 
 
-def test_airflow_is_asked_without_the_proxy(healthy_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_client_bypasses_the_proxy(healthy_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", NOT_THERE)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)

@@ -39,7 +39,7 @@ def test_table_of_drills_has_each_drill_with_its_title() -> None:
     assert rows(table) == [(name, drill.title) for name, drill in DRILLS.items()], "run: make drills"
 
 
-def test_table_of_drills_is_made_of_the_records(tmp_path: Path) -> None:
+def test_table_of_drills_is_made_from_the_records(tmp_path: Path) -> None:
     for number, (passed, seconds) in enumerate([(True, 20.0), (True, 24.0), (False, None)]):
         record = {"name": "worker-crash", "broker": "redis", "passed": passed, "recovery_seconds": seconds}
         (tmp_path / f"{number}.json").write_text(json.dumps(record | {"began": f"2026-11-2{number}T10:00:00+00:00"}))

@@ -1,4 +1,4 @@
-"""`lab` refuses what it cannot do, with the reason or with what exists, before it asks a machine."""
+"""`lab` refuses what it cannot do before it asks a machine, and names the reason or what is allowed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support import ROOT
         ("fault partition worker1 moon", "'moon' is not a machine or a role with a port: database,"),
         ("fault skew worker1 60", "no skew on docker: a container has the host's clock"),
         ("fault fill worker1", "no fill on docker: a container's disk is the host's"),
-        ("snapshot before", "no snapshots on docker: a container's disk is no disk"),
-        ("restore before", "no snapshots on docker: a container's disk is no disk"),
+        ("snapshot before", "no snapshots on docker: a container has no own disk"),
+        ("restore before", "no snapshots on docker: a container has no own disk"),
         ("drill moonquake", "no drill moonquake: worker-halt,"),
         ("drill worker-crash --broker kafka", "no broker 'kafka': redis, rabbitmq, both"),
     ],
 )
-def test_refusal_names_the_reason_or_what_there_is(
+def test_refusal_names_the_reason_or_what_is_allowed(
     words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".lab").mkdir()

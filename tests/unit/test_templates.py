@@ -1,4 +1,4 @@
-"""Every template renders, for every machine and every broker, to a file that its reader understands."""
+"""Every template renders to a valid file, for every machine and every broker."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ ROLES = {
 
 
 def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return the files that provisioning would write on a machine, by path: pyinfra's operations are listened to."""
+    """Return the files that provisioning would write on a machine, by path: pyinfra's operations are replaced."""
     topology = replace(SHIPPED, broker=broker)
     context = Context(lab=topology, name=name, secrets=SECRETS)
     written: dict[str, str] = {}
-    jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as pyinfra has it
+    jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as in pyinfra
     own = {"name", "src", "dest", "user", "group", "mode", "create_remote_dir"}
 
     def template(src: str, dest: str, **words: Any) -> MagicMock:
@@ -93,7 +93,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 
 def cfg(text: str) -> configparser.ConfigParser:
-    # systemd may have an option more than once
+    # A systemd unit may contain an option more than once.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.read_string(text)
     return parser
@@ -120,7 +120,7 @@ def test_units_run_a_command_and_are_always_restarted(written: dict[str, str]) -
         assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
-def test_airflow_cfg_is_one_file_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_cfg_is_the_same_everywhere_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [machine.name for machine in SHIPPED.machines]
     text, *others = {rendered(broker, name, monkeypatch)["/opt/airflow/airflow.cfg"] for name in names}
     assert not others
@@ -133,7 +133,7 @@ def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch
 
     ProvidersManager().initialize_providers_configuration()
     known = conf.configuration_description
-    free = {"celery_broker_transport_options"}  # handed to kombu as they are
+    free = {"celery_broker_transport_options"}  # passed to kombu unchanged
     config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
     for section in set(config.sections()) - free:
         for option in config[section]:
@@ -146,13 +146,13 @@ def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -
     config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
     timeout = config.getint("scheduler", "task_instance_heartbeat_timeout")
     assert timeout >= 4 * config.getint("workers", "min_heartbeat_interval")
-    assert timeout >= 15  # one call that is tried again takes 10 s
+    assert timeout >= 15  # one call that is retried takes 10 s
     celery = json.loads(config["celery"]["extra_celery_config"])
     assert celery["broker_connection_max_retries"] is None
     assert ("task_default_queue_type" in celery) == (broker == "rabbitmq")
 
 
-def test_broker_url_is_the_chosen_brokers(broker: str) -> None:
+def test_broker_url_is_the_url_of_the_chosen_broker(broker: str) -> None:
     topology = replace(SHIPPED, broker=broker)
     url = airflow.secret_options(topology, SECRETS)[f"broker_url_{broker}"]
     assert (
@@ -164,7 +164,7 @@ def test_broker_url_is_the_chosen_brokers(broker: str) -> None:
     )
 
 
-def test_machine_without_a_secret_has_no_option_made_of_it() -> None:
+def test_machine_without_a_secret_does_not_have_its_option() -> None:
     options = airflow.secret_options(SHIPPED, {"redis_password": "x"})
     assert list(options) == ["broker_url_redis"]
 
@@ -194,7 +194,7 @@ def test_nginx_knows_both_api_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "server master2:8080 " in text
 
 
-def test_rabbitmq_declares_the_lab_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rabbitmq_defines_only_the_labs_user_and_virtual_host(monkeypatch: pytest.MonkeyPatch) -> None:
     files = rendered("rabbitmq", "broker", monkeypatch)
     definitions = json.loads(files["/etc/rabbitmq/definitions.json"])
     assert [user["name"] for user in definitions["users"]] == ["airflow"]

@@ -37,7 +37,7 @@ def test_endpoints_are_lists() -> None:
     assert replace(SHIPPED, broker="rabbitmq").endpoints("queue", "broker") == ["broker:5672"]
 
 
-def test_host_reaches_a_port_on_docker_by_a_forwarded_one_else_at_the_machine_that_listens() -> None:
+def test_host_uses_a_forwarded_port_on_docker_and_else_the_address_of_the_machine() -> None:
     assert SHIPPED.reach("flower") == "localhost:5555"
     assert replace(SHIPPED, provider="libvirt").reach("rabbitmq_management") == "192.168.56.10:15672"
 

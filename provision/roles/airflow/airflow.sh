@@ -1,7 +1,7 @@
 #!/bin/sh
-# Managed by provision/roles/airflow: the airflow command, as its services run it; for root, as the user airflow.
+# Managed by provision/roles/airflow: the airflow command in the services' environment; root runs it as the user airflow.
 set -a
 . /opt/airflow/airflow.env
-cd /opt/airflow
+cd /opt/airflow || exit
 [ "$(id -u)" != 0 ] || exec setpriv --reuid=airflow --regid=airflow --init-groups /opt/airflow/venv/bin/airflow "$@"
 exec /opt/airflow/venv/bin/airflow "$@"

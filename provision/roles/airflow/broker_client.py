@@ -1,4 +1,4 @@
-"""A client of a broker: how many messages are in its queues, and what its workers do."""
+"""A client of a broker: counts the messages in its queues, and queries and controls its workers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class BrokerClient:
         return None if answer is None else [queue["name"] for queue in answer]
 
     def tasks(self, node: str) -> list[float] | None:
-        """Return for how many seconds each task of a worker has run; 0 for those that it has not started.
+        """Return for how many seconds each task of a worker has run; 0 for a task that has not started.
 
         None if the worker does not answer.
         """
@@ -52,12 +52,12 @@ class BrokerClient:
         return [time.time() - task["time_start"] for task in active] + [0.0] * len(reserved)
 
     def cancel(self, node: str, queues: Iterable[str]) -> None:
-        """Have a worker consume `queues` no more; it keeps the tasks that it has."""
+        """Stop a worker from consuming `queues`; it keeps the tasks that it has received."""
         for queue in queues:
             self.app.control.cancel_consumer(queue, destination=[node], reply=True, timeout=self.wait)
 
     def resume(self, node: str, queues: Iterable[str]) -> None:
-        """Have a worker consume `queues` again."""
+        """Let a worker consume `queues` again."""
         for queue in queues:
             self.app.control.add_consumer(queue, destination=[node], reply=True, timeout=self.wait)
 

@@ -24,12 +24,12 @@ VENV = f"{HOME}/venv"  # a link to the environment of the lock
 MODULES = {name: f"{HOME}/config/{name}.py" for name in ("lab_executor", "heartbeat_path", "message_lease")}
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
-# One folder for each lock: a running service keeps the one that it was started from.
+# One folder for each lock: a running service keeps using the environment that it was started from.
 ENVIRONMENT = f"{HOME}/venvs/{digest(LOCK.read_text())[:12]}"
 UNITS = "/etc/systemd/system/airflow-*.service"
 ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
 
-# What every Airflow service reads, beside its configuration.
+# What every Airflow service reads, in addition to its configuration.
 READS = (f"{HOME}/airflow.env", *MODULES.values(), SECRETS, "/var/lib/airflow-lab/environment")
 
 
@@ -48,7 +48,7 @@ def install() -> None:
         key="environment",
         digest=digest(LOCK.read_text()),
         commands=[
-            # Remove those that no service names; the last one is kept for services that still run from it.
+            # Remove environments that no unit names. The previous one is still named: services run from it.
             f"for old in {HOME}/venvs/*; do grep -qsF $old {UNITS} || rm -rf $old; done",
             f"[ -x {ENVIRONMENT}/bin/python ] || {uv} venv --quiet --python /usr/bin/python3 {ENVIRONMENT}",
             # Not in /tmp, which is in memory on a real machine.
@@ -69,7 +69,7 @@ def configure(context: Context) -> None:
     files.directory(name="Create the folder of the secrets", path=SECRETS, user="root", group="airflow", mode="750")
     for option, value in secret_options(context.lab, context.secrets).items():
         write_secret(value, f"{SECRETS}/{option}", group="airflow", mode="640")
-    # One for each broker, and airflow.cfg for the chosen one: during a move, workers of both run on a machine.
+    # A file for each broker, and airflow.cfg for the chosen one: during a move, a machine runs workers of both brokers.
     for broker in BROKERS:
         lab = replace(context.lab, broker=broker)
         template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(lab))
@@ -82,12 +82,12 @@ def configure(context: Context) -> None:
 
 
 def config_of(broker: str) -> str:
-    """Return the configuration of what works with `broker`, chosen or not."""
+    """Return the path of the configuration for services that use `broker`, even if it is not the chosen one."""
     return f"{HOME}/airflow-{broker}.cfg"
 
 
 def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
-    """Return the value of each secret option of airflow.cfg for which `secrets` holds what it is made of."""
+    """Return the secret options of airflow.cfg whose values can be made from `secrets`."""
     database = ""
     if password := secrets.get("postgresql_password"):
         hosts = "&".join(f"host={endpoint}" for endpoint in lab.endpoints("database", "postgresql"))
@@ -111,25 +111,25 @@ def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
 
 
 def broker_url(lab: Topology, secrets: Mapping[str, str]) -> str:
-    """Return the URLs of the queue servers, as Celery takes them: a list with semicolons."""
+    """Return the URLs of the queue servers, separated by semicolons, as Celery expects."""
     if not (password := secrets.get(f"{lab.broker}_password")):
         return ""
     return ";".join(lab.broker_url(endpoint, password) for endpoint in lab.endpoints("queue", lab.broker))
 
 
 def celery_config(lab: Topology) -> dict[str, object]:
-    """Return the settings of Celery that airflow.cfg has no option for."""
+    """Return the settings of Celery for which airflow.cfg does not have an option."""
     config: dict[str, object] = {
-        # A broker that refuses must not fail the task that is being published: Celery goes on trying until
-        # Airflow's operation_timeout interrupts it, which, unlike a refusal, Airflow tries again.
+        # If the broker refuses a connection, Celery retries until Airflow's operation_timeout interrupts it. Airflow
+        # sends the message again after such a timeout, but fails the task after a refusal.
         "task_publish_retry_policy": {
             "max_retries": 1000,
             "interval_start": 0.2,
             "interval_step": 0.2,
             "interval_max": 0.5,
         },
-        # Without this, a worker that cannot note a task's start because the database is away acknowledges the task
-        # and drops it: within seconds it has eaten the whole queue.
+        # Without this, a worker that cannot record a task's start because the database is unavailable acknowledges
+        # the message and drops the task. It empties the queue within seconds.
         "result_backend_always_retry": True,
         "result_backend_base_sleep_between_retries_ms": 500,
         "result_backend_max_sleep_between_retries_ms": 2000,

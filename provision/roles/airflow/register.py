@@ -1,6 +1,6 @@
-"""The register: which scheduler and worker works with which broker, a table in the database `lab`.
+"""The register: a table in the database `lab` with the broker that each scheduler and each worker uses.
 
-A service enters itself before it starts, and only writes its own row. Runs in Airflow's environment.
+A service registers itself before it starts, and writes only its own row. Runs in Airflow's environment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENTER = """
 
 @dataclass(frozen=True)
 class Client:
-    """A service that works with a broker."""
+    """A service that uses a broker."""
 
     machine: str
     unit: str
@@ -41,7 +41,7 @@ def secret(option: str) -> str:
 
 
 def engine(database: str) -> Engine:
-    """Return an engine of a database of the lab's PostgreSQL, as the user airflow."""
+    """Return SQLAlchemy's engine for a database of the lab's PostgreSQL, as the user airflow."""
     return create_engine(make_url(secret("sql_alchemy_conn")).set(database=database), pool_pre_ping=True)
 
 
@@ -56,7 +56,7 @@ class Register:
             connection.execute(text(TABLE))
 
     def enter(self, service: str, unit: str, broker: str) -> None:
-        """Note that a unit of this machine works with `broker`, and delete the rows of units that it no longer has."""
+        """Record that a unit of this machine uses `broker`, and delete the rows of units that no longer exist here."""
         row = {"machine": HERE, "unit": unit, "service": service, "broker": broker}
         with self.engine.begin() as connection:
             connection.execute(text(ENTER), row)
@@ -65,7 +65,7 @@ class Register:
                 self.leave(client.unit)
 
     def leave(self, unit: str) -> None:
-        """Delete the row of a unit of this machine that has ended for good."""
+        """Delete the row of a unit of this machine that will not start again."""
         with self.engine.begin() as connection:
             query = text("DELETE FROM broker_clients WHERE (machine, unit) = (:machine, :unit)")
             connection.execute(query, {"machine": HERE, "unit": unit})

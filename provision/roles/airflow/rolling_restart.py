@@ -1,8 +1,8 @@
-"""Restarts Airflow's services of this machine while those of another machine are healthy: one machine at a time.
+"""Restarts Airflow's services on this machine while those on another machine are healthy: one machine at a time.
 
-Provisioning notes the units that have to be restarted (`provision/operations.py`) and runs this once. A lock in the
-database lets one machine at a time restart. It first waits until another machine is healthy in each of the roles, and
-at the end until its own services are. Runs as root in Airflow's environment.
+Provisioning records the units that have to be restarted (`provision/operations.py`) and runs this once. A lock in the
+database allows only one machine at a time to restart. Before the restart, this waits until another machine is healthy
+in each of the roles; after it, until its own services are healthy. Runs as root in Airflow's environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lab.topology import Machine, Topology
 HERE = socket.gethostname()
 RESTARTS = Path("/run/airflow-lab/restart")  # a file for each unit that has to be restarted, with its role
 JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
-LOCK = 5  # any number that no other lock has
+LOCK = 5  # any number that no other lock uses
 WITHIN = 90  # seconds that the services of a machine may take until they are healthy, times time_factor
 URL = make_url(Path("/opt/airflow/secrets/sql_alchemy_conn").read_text())
 
@@ -63,7 +63,7 @@ def wait(what: str, condition: Callable[[], bool], within: float) -> None:
 
 
 def restart(units: dict[str, str], lab: Topology) -> None:
-    """Restart units of this machine while another machine is healthy in the role of each."""
+    """Restart units of this machine when another machine is healthy in the role of each."""
     within = WITHIN * lab.time_factor
     for role in units.values():
         others = [machine for machine in lab.with_role(role) if machine.name != HERE]

@@ -18,8 +18,8 @@ WAIT = "airflow-database.service"
 class Service:
     """A service of Airflow: one systemd unit with one command.
 
-    `needs_database`: it starts when the database has Airflow's tables. `registers`: the name under which it enters the
-    register of the clients of a broker. `stop_timeout`: seconds that it has to end.
+    `needs_database`: it starts after the database has Airflow's tables. `registers`: its name in the register of the
+    clients of a broker. `stop_timeout`: how many seconds it may take to stop.
     """
 
     unit: str
@@ -35,7 +35,7 @@ class Service:
 
 
 def write_unit(context: Context, service: Service, path: str = "") -> list[str]:
-    """Write the unit of a service, to `path` if it is not for systemd itself, and return all files that it reads."""
+    """Write the unit of a service, to `path` if it is given, and return all files that the service reads."""
     written = template(
         HERE / "airflow-service.service.j2",
         path or f"{ETC}/{service.unit}.service",
@@ -43,21 +43,21 @@ def write_unit(context: Context, service: Service, path: str = "") -> list[str]:
         broker=context.lab.broker,
         venv=airflow.ENVIRONMENT,
     )
-    # airflow.cfg changes with the broker, which does not matter to a service that does not work with one: it would
-    # restart for nothing. Any other change is also one of each broker's own file.
+    # airflow.cfg changes with the broker. A service that does not use the broker would restart without need, so this
+    # returns the file of one broker instead: every other change is in that file too.
     config = airflow.config_of("redis") if service.config == airflow.COMMON else service.config
     return [written, config, *airflow.READS]
 
 
 def run(context: Context, airflow_service: Service, rolls: str = "") -> None:
-    """Have a service run that has read what is on the machine now. With `rolls`, a role, one machine at a time."""
+    """Start a service, or restart it if its files are newer. With `rolls`, a role, restart one machine at a time."""
     if airflow_service.needs_database:
         wait_for_database()
     service(f"{airflow_service.unit}.service", reads=write_unit(context, airflow_service), wait=False, rolls=rolls)
 
 
 def wait_for_database() -> None:
-    """Have a unit that other services wait for, which ends when the database has Airflow's tables."""
+    """Add a unit that other services wait for: it completes when the database has Airflow's tables."""
     script = copy(HERE / "wait_for_database.py", f"{airflow.HOME}/wait_for_database.py", mode="755")
     unit = template(HERE / "airflow-database.service.j2", f"{ETC}/{WAIT}", script=script)
     reads: Sequence[str] = [unit, script, airflow.SECRETS]

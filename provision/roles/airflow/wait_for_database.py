@@ -1,7 +1,7 @@
 #!/opt/airflow/venv/bin/python
-"""Managed by provision/roles/airflow: ends once the database answers and has Airflow's tables.
+"""Managed by provision/roles/airflow: exits once the database answers and has Airflow's tables.
 
-A connection is tried first, because it costs nothing and Airflow's own check takes seconds of CPU.
+It first tries to connect, which is cheap: Airflow's own check takes seconds of CPU.
 """
 
 import os

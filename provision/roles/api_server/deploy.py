@@ -7,7 +7,7 @@ SERVICE = service.Service("airflow-api-server", "API server", "airflow api-serve
 
 
 def install() -> None:
-    """Airflow's environment has it."""
+    """Airflow's environment contains it."""
 
 
 def configure(context: Context) -> None:

@@ -9,7 +9,7 @@ from pyinfra.operations import server
 from provision.operations import Context, copy, packages, template
 
 HERE = Path(__file__).parent
-# The virtiofs mounts that /etc/fstab does not list, as lines for it.
+# Prints a line for /etc/fstab for each virtiofs mount that is not in it.
 UNLISTED = (
     'awk \'$3 == "virtiofs" {print $1, $2, $3, "defaults,nofail", 0, 0}\' /proc/mounts | sort -u'
     " | grep -vxFf /etc/fstab || true"
@@ -32,8 +32,8 @@ def configure(context: Context) -> None:
         commands=[f"systemd-tmpfiles --create {path}"],
         _if=lambda: host.get_fact(Command, "cat /etc/hosts").strip() != content.strip(),
     )
-    # Vagrant mounts the shared folders over SSH, after the boot. With the lines in /etc/fstab, a machine that reboots
-    # by itself has them before its services start. Only virtual machines have such mounts.
+    # Vagrant mounts the shared folders over SSH, after the boot. With lines in /etc/fstab, a machine that reboots
+    # without Vagrant mounts them before its services start. Only virtual machines have virtiofs mounts.
     server.shell(
         name="Mount the shared folders at boot",
         commands=[f"missing=$({UNLISTED}); printf '%s\\n' \"$missing\" >>/etc/fstab"],

@@ -1,4 +1,4 @@
-"""Airflow's DAG processor: parses the DAG files. Each of several parses all of them."""
+"""Airflow's DAG processor: parses the DAG files. If there are several, each parses all files."""
 
 from provision.operations import Context
 from provision.roles.airflow import service
@@ -7,7 +7,7 @@ SERVICE = service.Service("airflow-dag-processor", "DAG processor", "airflow dag
 
 
 def install() -> None:
-    """Airflow's environment has it."""
+    """Airflow's environment contains it."""
 
 
 def configure(context: Context) -> None:

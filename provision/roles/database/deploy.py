@@ -1,4 +1,4 @@
-"""PostgreSQL, and what Airflow has in it once: its tables, its admin, connections and variables."""
+"""PostgreSQL, and Airflow's content in it: tables, the admin, connections and variables."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def install() -> None:
 def configure(context: Context) -> None:
     lab = context.lab
     owner: dict[str, Any] = {"user": "postgres", "group": "postgres"}
-    # The Debian package creates both when it is installed; the box has them removed.
+    # Debian's package creates both when it is installed, but they are removed from the box.
     server.shell(
         name="Create the cluster and its certificate",
         commands=["make-ssl-cert generate-default-snakeoil", "pg_createcluster 17 main"],
@@ -55,7 +55,7 @@ def configure(context: Context) -> None:
 
 
 def import_settings(context: Context) -> None:
-    """Bring the admin, the connections and the variables into Airflow, with its own commands."""
+    """Import the admin, the connections and the variables with Airflow's own commands."""
     private: dict[str, Any] = {"user": "root", "group": "airflow", "mode": "640"}
     password = context.secrets["airflow_admin_password"]
     # Both commands ask for the password twice; without a terminal they read it from standard input.
@@ -96,6 +96,6 @@ def import_settings(context: Context) -> None:
 
 
 def lab_database(context: Context) -> dict[str, object]:
-    """Return what connections.yml calls `database`."""
+    """Return the variable `database` of connections.yml.j2."""
     machine = context.lab.with_role("database")[0]
     return {"host": machine.name, "port": context.lab.ports["postgresql"]}

@@ -1,4 +1,4 @@
-"""Flower, a page about Celery's workers and queues. nginx is in front of it."""
+"""Flower, a web page about Celery's workers and queues. nginx is in front of it."""
 
 from provision.operations import Context, write_secret
 from provision.roles.airflow import deploy as airflow
@@ -8,13 +8,13 @@ ENVIRONMENT = f"{airflow.HOME}/flower.env"
 
 
 def install() -> None:
-    """Airflow's environment has it."""
+    """Airflow's environment contains it."""
 
 
 def configure(context: Context) -> None:
     if environment := broker_api(context):
         write_secret(environment, ENVIRONMENT)
-    # On loopback where nginx is on the same machine: no other machine has to reach it.
+    # On loopback if nginx is on the same machine: no other machine has to reach Flower.
     address = "127.0.0.1" if context.has("load_balancer") else context.machine.address
     flower = service.Service(
         "airflow-flower",

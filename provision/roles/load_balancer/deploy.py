@@ -31,11 +31,11 @@ def configure(context: Context) -> None:
 
 
 def flower(context: Context) -> str:
-    """Return the host at which nginx reaches Flower, which listens on loopback where both are on one machine."""
+    """Return the host at which nginx reaches Flower: loopback if both are on one machine."""
     return "127.0.0.1" if context.has("flower") else context.lab.with_role("flower")[0].name
 
 
 def ssha(password: str) -> str:
-    """Return a password as nginx reads it; the salt is derived from it, so that the result is stable."""
+    """Return the hash of a password for nginx. Its salt is derived from the password, so that the result is stable."""
     salt = hashlib.sha256(password.encode()).digest()[:8]
     return base64.b64encode(hashlib.sha1(password.encode() + salt, usedforsecurity=False).digest() + salt).decode()

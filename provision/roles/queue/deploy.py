@@ -1,4 +1,4 @@
-"""The queue server that carries tasks from schedulers to workers: Redis or RabbitMQ, as the broker is chosen."""
+"""The queue server that carries tasks from schedulers to workers: Redis or RabbitMQ, depending on the chosen broker."""
 
 import base64
 import hashlib

@@ -1,8 +1,8 @@
-"""Stops the queue server that the lab has left, and shows what a move between brokers waits for.
+"""Stops the old queue server in a move between brokers, and shows what the move waits for.
 
 Both queue servers run during a move. Each scheduler restarts with the new broker, and each worker is replaced by one
-that works with it (`worker/switch.py`). All are in the register, so it is known when no one works with the old queue
-server any more. A unit waits for that, not `vagrant provision`: the move also ends if a machine was off meanwhile.
+that uses it (`worker/switch.py`). The register shows when none of them uses the old queue server any more. A systemd
+unit waits for that, not `vagrant provision`: the move also ends if a machine was off during the move.
 
 Runs as root in Airflow's environment, on the machine of the queue server.
 """
@@ -24,7 +24,7 @@ from provision.roles.airflow.broker_client import BrokerClient, OperationalError
 from provision.roles.airflow.register import Client, Register, engine
 
 STATUS = Path("/run/airflow-lab/move")
-QUIET = 3  # checks in a row, half a second apart, that must find nothing: a message in transit is in no queue
+QUIET = 3  # checks in a row, half a second apart, that must find nothing: a message in transit is not in a queue
 ABSENT = 20  # seconds, times time_factor, that `follow` waits for a machine that has not been provisioned
 
 
@@ -41,11 +41,11 @@ def clients_left(lab: Topology, broker: str, service: str, clients: Iterable[Cli
     if unmoved := [machine.name for machine in lab.with_role(service) if machine.name not in moved]:
         return f"the {service} of {', '.join(unmoved)} to be provisioned (`vagrant up`, `vagrant provision`)"
     old = sorted({client.machine for client in clients if client.broker == broker})
-    return f"the {service} of {', '.join(old)} to end what it has from {broker}" if old else ""
+    return f"the {service} of {', '.join(old)} to stop using {broker}" if old else ""
 
 
 def holding(broker: BrokerClient) -> Iterator[str]:
-    """Yield what the queue server of `broker` is still needed for."""
+    """Yield the reasons why the queue server of `broker` is still needed."""
     lab, register = Topology.of_this_machine(), Register()
     for service in ("scheduler", "worker"):
         if left := clients_left(lab, broker.name, service, register.clients(service)):
@@ -63,7 +63,7 @@ def holding(broker: BrokerClient) -> Iterator[str]:
 
 
 def drain(name: str) -> None:
-    """Stop the queue server of a broker when no one works with it and its queues are empty."""
+    """Stop the queue server of a broker when no service uses it and its queues are empty."""
     STATUS.parent.mkdir(exist_ok=True)
     quiet, said = 0, ""
     while quiet < QUIET:

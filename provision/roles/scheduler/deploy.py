@@ -6,7 +6,7 @@ from provision.roles.airflow import service
 
 
 def install() -> None:
-    """Airflow's environment has it."""
+    """Airflow's environment contains it."""
 
 
 def configure(context: Context) -> None:

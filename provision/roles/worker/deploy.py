@@ -1,6 +1,6 @@
-"""A Celery worker, which runs tasks; the server of the task logs that it writes; and a watch for a stalled consumer.
+"""A Celery worker, which runs tasks; the server of its task logs; and a watch for a stalled consumer.
 
-A worker is replaced, not restarted: `switch.py`. Of the old and the new one each is a unit with a number of its own.
+A worker is replaced, not restarted (`switch.py`). The old and the new worker are units with different numbers.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ from provision.roles.airflow import deploy as airflow
 from provision.roles.airflow import service
 
 HERE = Path(__file__).parent
-TEMPLATE = "/etc/airflow-lab/airflow-worker.service"  # switch.py makes the units of it
+TEMPLATE = "/etc/airflow-lab/airflow-worker.service"  # switch.py makes the units from it
 WATCH = "airflow-worker-watch"
-# A service of its own: several workers may run on one machine.
+# A separate service: several workers may run on one machine.
 LOG_SERVER = service.Service("airflow-log-server", "log server", "python -m airflow.utils.serve_logs.core")
 
 
 def install() -> None:
-    """Airflow's environment has it."""
+    """Airflow's environment contains it."""
 
 
 def configure(context: Context) -> None:
@@ -34,13 +34,13 @@ def configure(context: Context) -> None:
 
 
 def replace_worker(context: Context) -> None:
-    """Have a worker run that has read what is on the machine now, without interrupting the one that runs."""
+    """Start a worker with the current files, unless one runs already. The old worker is not interrupted."""
     copy(HERE / "airflow-worker-retire@.service", f"{service.ETC}/airflow-worker-retire@.service")
     lab, machine = context.lab, context.machine
     worker = service.Service(
         "airflow-worker-@NUMBER@",
         f"Celery worker @NUMBER@, on {lab.broker}",
-        # Workers need no news of each other.
+        # Workers do not need information about each other.
         f"airflow celery worker --queues {','.join(machine.queues)} --without-mingle --without-gossip --skip-serve-logs"
         f" --celery-hostname {machine.name}-@NUMBER@ --pid /run/airflow-worker-@NUMBER@/pid",
         config=airflow.config_of(lab.broker),
@@ -52,7 +52,7 @@ def replace_worker(context: Context) -> None:
     switch = f"PYTHONPATH=/vagrant {airflow.VENV}/bin/python -m provision.roles.worker.switch"
     words = f"{lab.broker} {' '.join(service.write_unit(context, worker, TEMPLATE))}"
     server.shell(
-        name="Start the worker, or one with the new settings beside it",
+        name="Start a worker with the current settings",
         commands=[f"{switch} replace {words}"],
         _if=lambda: host.get_fact(Command, f"{switch} is-current {words} && echo current || true") != "current",
     )

@@ -1,10 +1,10 @@
-"""Replaces this machine's Celery worker without interrupting a task: the new one starts beside the old one.
+"""Replaces this machine's Celery worker without interrupting a task: the new worker starts while the old one runs.
 
-A worker is never restarted when something that it reads changes (a setting, the environment, the broker). `replace`
-starts a unit with the next number and has `airflow-worker-retire@N` end the old one when it is not needed any more: as
-soon as the new one takes tasks, if both work with the same broker; else when all schedulers have left its broker and
-its queues are empty. A worker that is retired takes no more tasks, and ends when its tasks have ended, however long
-that takes.
+A worker is not restarted when something that it reads changes (a setting, the environment, the broker). `replace`
+starts a unit with the next number, and `airflow-worker-retire@N` ends the old worker when it is not needed any more. If
+both use the same broker, this is as soon as the new worker takes tasks. Else, it is when all schedulers have left the
+old broker and its queues are empty. A retired worker takes no more tasks, and ends when its tasks have ended, however
+long they take.
 
 The unit of the current worker has the alias airflow-worker.service. Runs as root in Airflow's environment.
 """
@@ -30,9 +30,9 @@ HERE = socket.gethostname()
 UNITS = Path("/etc/systemd/system")
 STATE = Path("/var/lib/airflow-lab/workers.json")
 RUN = Path("/run/airflow-lab")
-TEMPLATE = Path("/etc/airflow-lab/airflow-worker.service")  # a unit is a copy of it with its number for @NUMBER@
-QUIET = 3  # checks in a row, half a second apart, that must find nothing: a message in transit is in no queue
-SEEN_WITHIN = 60  # seconds that `replace` waits until it is known what the old worker is still busy with
+TEMPLATE = Path("/etc/airflow-lab/airflow-worker.service")  # a unit is a copy with its number instead of @NUMBER@
+QUIET = 3  # checks in a row, half a second apart, that must find nothing: messages in transit are in no queue
+SEEN_WITHIN = 60  # seconds that `replace` waits for the old worker's first status
 
 
 def systemctl(*words: str) -> bool:
@@ -64,7 +64,7 @@ def draining(number: str) -> Path:
 
 
 def workers() -> dict[str, dict[str, str]]:
-    """Return the workers of this machine by number, the current one last: `digest` of what it read, and `broker`."""
+    """Return the workers of this machine by number, the current one last: the `digest` of its files, its `broker`."""
     return json.loads(STATE.read_text()) if STATE.exists() else {}
 
 
@@ -86,7 +86,7 @@ def digest(paths: list[str]) -> str:
 
 
 def is_current(paths: list[str]) -> bool:
-    """Return whether the current worker runs, is enabled, and has read `paths` as they are."""
+    """Return whether the current worker runs, is enabled, and has read the current content of `paths`."""
     state = workers()
     if not state:
         return False
@@ -102,18 +102,18 @@ def starting(number: str) -> bool:
 
 
 def replace(paths: list[str], broker: str) -> None:
-    """Make a worker that has read `paths` as they are the current one, and retire the others."""
+    """Make a worker with the current content of `paths` the current one, and retire the others."""
     state, wanted = workers(), digest(paths)
     same = [number for number, worker in state.items() if worker["digest"] == wanted]
     number = same[-1] if same else str(int(list(state)[-1]) + 1 if state else 1)
     state.pop(number, None)
     if same:
-        keep(number, broker)
+        cancel_retirement(number, broker)
     else:
         (UNITS / f"{unit(number)}.service").write_text(TEMPLATE.read_text().replace("@NUMBER@", number))
     systemctl("daemon-reload")
     for other in state:
-        systemctl("disable", unit(other))  # before the next line: both have the same alias
+        systemctl("disable", unit(other))  # before the new unit is enabled: both have the same alias
     save(state | {number: {"digest": wanted, "broker": broker}})
     systemctl("enable", unit(number))
     systemctl("start", "--no-block", unit(number))
@@ -122,7 +122,7 @@ def replace(paths: list[str], broker: str) -> None:
         status_of(other).touch()
         systemctl("enable", retirement(other))
         systemctl("start", "--no-block", retirement(other))
-    # The user wants to know what they are busy with; provisioning does not wait until they have ended.
+    # Wait until it is known what they are busy with, to show it to the user, but not until they have ended.
     deadline = time.monotonic() + SEEN_WITHIN * Topology.of_this_machine().time_factor
     while any(status_of(other).exists() and not status_of(other).read_text() for other in state):
         if time.monotonic() > deadline:
@@ -130,7 +130,7 @@ def replace(paths: list[str], broker: str) -> None:
         time.sleep(0.5)
 
 
-def keep(number: str, broker: str) -> None:
+def cancel_retirement(number: str, broker: str) -> None:
     """Cancel the retirement of a worker."""
     systemctl("disable", "--now", retirement(number))
     status_of(number).unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def retire(number: str) -> None:
 
 
 def needed(number: str, broker: BrokerClient) -> str:
-    """Return what a retired worker is still needed for; empty if for nothing."""
+    """Return what must happen until a retired worker is not needed any more; empty if it is not needed."""
     from provision.roles.airflow.register import Register
 
     lab, current = Topology.of_this_machine(), list(workers())[-1]
@@ -179,7 +179,7 @@ def needed(number: str, broker: BrokerClient) -> str:
     reason = ""
     moved = {client.machine for client in Register().clients("scheduler") if client.broker == lab.broker}
     if unmoved := [machine.name for machine in lab.with_role("scheduler") if machine.name not in moved]:
-        reason = f"the schedulers of {', '.join(unmoved)} to be provisioned: they work with {broker.name}"
+        reason = f"the schedulers of {', '.join(unmoved)} to be provisioned: they use {broker.name}"
     elif count := broker.queued(lab[HERE].queues):
         reason = f"{count} tasks queued on {broker.name}"
     if reason and not systemctl("is-active", unit(number)):
@@ -188,7 +188,7 @@ def needed(number: str, broker: BrokerClient) -> str:
 
 
 def busy(number: str, broker: BrokerClient) -> str:
-    """Have a worker take no more tasks, and return what it still waits for; empty if for nothing."""
+    """Stop a worker from taking tasks, and return what it still waits for; empty if nothing."""
     if not (systemctl("is-active", unit(number)) or starting(number)):
         return ""
     if queues := broker.listens(node(number)):
@@ -200,7 +200,7 @@ def busy(number: str, broker: BrokerClient) -> str:
 
 
 def returned(number: str, broker: BrokerClient) -> bool:
-    """Return whether the broker that the lab leaves has messages again: the worker gave them back when it ended."""
+    """Return whether the old broker of a move has messages again, which the worker returned when it ended."""
     from provision.roles.airflow.broker_client import OperationalError
 
     lab = Topology.of_this_machine()
@@ -213,7 +213,7 @@ def returned(number: str, broker: BrokerClient) -> bool:
 
 
 def until_nothing(number: str, left: Callable[[], str]) -> None:
-    """Wait until `left` has returned nothing for a while, and keep writing what it returns to the status file."""
+    """Wait until `left` has returned nothing for a while. Write each of its results to the status file."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from provision.roles.airflow.broker_client import OperationalError

@@ -1,6 +1,6 @@
 """Restarts a worker of this machine that is a stalled consumer: connected, but it consumes no queue.
 
-`celery inspect ping` does not show it. It happens after a queue server was away: apache/airflow#26542, #63580,
+`celery inspect ping` does not show it. It happens after an outage of the queue server: apache/airflow#26542, #63580,
 celery/celery#8030, #9054. A timer runs this as root in Airflow's environment; a worker is restarted if two checks in a
 row find it stalled.
 """
@@ -18,7 +18,7 @@ from provision.roles.worker.switch import draining, node, unit, workers
 
 HERE = socket.gethostname()
 LAB = Topology.of_this_machine()
-SETTLED = 45 * LAB.time_factor  # seconds from the start of a worker within which it need not consume its queues
+SETTLED = 45 * LAB.time_factor  # seconds after its start in which a worker need not consume its queues yet
 
 
 def seconds_up(unit: str) -> float:

@@ -1,6 +1,6 @@
-# A stand-in for nixpkgs, and stricter. An attribute is an error unless ./attributes.json lists it, with the place in
-# nixpkgs where it was looked up. A tool that is not a package is an error, and so is a predicate that allows more
-# unfree packages than the one in that list.
+# A stand-in for nixpkgs that is stricter. An attribute is an error unless ./attributes.json lists it; that file also
+# gives the place in nixpkgs where it was looked up. A tool that is not a package is an error. A predicate is an error
+# if it allows other unfree packages than the one in that list.
 { system, config }:
 let
   known = builtins.fromJSON (builtins.readFile ./attributes.json);

@@ -1,4 +1,4 @@
-"""The way of a heartbeat from a task to the database, as the scheduler sees it."""
+"""Checks, in the scheduler, the path that a heartbeat takes from a task to the database."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class HeartbeatPath(threading.Thread):
-    """Tries the way of a heartbeat every second, and records when no heartbeat could have arrived.
+    """Probes the path of a heartbeat every second, and records when no heartbeat could have arrived.
 
-    The scheduler calls a task lost when it has not heard from it for a while. That is sound only while the load
-    balancer, an api-server, the database and the scheduler itself work: `silence` does not count the time in which
-    `probe`, which raises an exception if the way is closed, did not succeed. A probe that hangs, or a scheduler that
-    was frozen, shows as a gap between two successes.
+    The scheduler declares a task lost when it gets no heartbeats from it for a while. This is correct only while the
+    load balancer, an api-server, the database and the scheduler itself work. `silence` does not count the time in which
+    `probe` failed. `probe` raises an exception if the path is down. A probe that hangs, or a scheduler that was frozen,
+    causes a gap between two successes.
     """
 
     def __init__(self, probe: Callable[[], object], *, longest: float, settle: float) -> None:
-        """Regard successes up to `longest` seconds apart as an open way.
+        """Treat the path as up between two successes that are at most `longest` seconds apart.
 
-        After a gap, tasks have `settle` more seconds: that long they may wait until they try again.
+        After a gap, tasks have `settle` more seconds: they may wait this long before their next attempt to send.
         """
         super().__init__(name="heartbeat-path", daemon=True)
         self.probe = probe
@@ -35,13 +35,13 @@ class HeartbeatPath(threading.Thread):
 
     def run(self) -> None:
         while True:
-            with suppress(Exception):  # whatever it is, a heartbeat would not have arrived either
+            with suppress(Exception):  # after any exception: a heartbeat would not have arrived either
                 self.probe()
                 self.succeeded(datetime.now(UTC))
             time.sleep(1)
 
     def succeeded(self, now: datetime) -> None:
-        """Record that the way was open at `now`."""
+        """Record that the path was up at `now`."""
         if now - self.last_success > self.longest:
             self.gaps.append((self.last_success, now + self.settle))
         self.last_success = now

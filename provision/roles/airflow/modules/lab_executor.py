@@ -1,13 +1,11 @@
-"""Airflow's CeleryExecutor, and what it leaves open: messages that nobody holds, and silence that proves nothing.
+"""Airflow's CeleryExecutor, extended for four failures that it does not handle. The methods give the details.
 
-Four cases, of which the comments at each method give the details:
+- The message of a queued task was never sent, or was lost with Redis or a worker: it is sent again.
+- A scheduler stops, or dies, between queueing and sending: another scheduler sends the messages.
+- The broker is unavailable: the scheduler's loop does not wait a second for each task.
+- Heartbeats are late because the path from the tasks to the database was down: the tasks are not declared lost.
 
-- A task is queued and its message was never sent, or was lost with Redis or a worker: it is sent again.
-- A scheduler stops, or dies, between queueing and sending: what it had queued is sent by another.
-- The broker is away: the scheduler's loop does not stop for a second a task.
-- Heartbeats are late because the way from the tasks to the database was closed: the tasks are not called lost.
-
-All of them may send a message for a task that has one. That is harmless: the api-server lets a queued task start once.
+A task may thus get a second message. That is harmless: the api-server lets a queued task start only once.
 """
 
 from __future__ import annotations
@@ -34,13 +32,13 @@ from redis.exceptions import RedisError
 from sqlalchemy import Select, create_engine, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
-CHECK_INTERVAL = 5  # seconds between two searches for lost messages; a message is lost if two searches miss it
+CHECK_INTERVAL = 5  # seconds between two searches for lost messages; a message is lost if two searches do not find it
 SETTLED = 10  # seconds after which a queued task must have a message
 AT_WORK = (TaskInstanceState.QUEUED, TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING)
 
 
 class LabExecutor(CeleryExecutor):
-    """CeleryExecutor for a cluster in which every part may die at any moment."""
+    """CeleryExecutor for a cluster in which every part may fail at any moment."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,16 +58,16 @@ class LabExecutor(CeleryExecutor):
             self.checked = time.monotonic()
 
     def end(self, synchronous: bool = False) -> None:
-        """Give back what was queued and not sent: a scheduler that ends in order is not searched for such tasks."""
+        """Give back tasks that were not sent: no scheduler searches for those of a scheduler that ended normally."""
         with create_session() as session:
             give_back(session, [workload.ti.id for workload in self.queued_tasks.values()])
         self.queued_tasks.clear()
         super().end(synchronous)
 
     def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
-        """Send until one cannot be sent: a broker that is away costs the loop one `operation_timeout`, not one a task.
+        """Send workloads until one fails: an unavailable broker delays the loop by one `operation_timeout` in total.
 
-        What is not sent stays queued in the executor, and is tried in the next loop.
+        Workloads that are not sent stay queued in the executor. The next loop sends them.
         """
         results = []
         for one in workload_tuples_to_send:
@@ -79,10 +77,10 @@ class LabExecutor(CeleryExecutor):
         return results
 
     def fail(self, key: Any, info: Any = None) -> None:
-        """Report that Celery has failed, unless that says nothing of the task.
+        """Report a failure in Celery, unless the task is not affected by it.
 
         A message that is delivered twice may fail, for example because its token has expired, while the task runs on
-        another worker: that is known by its heartbeats. Or it is not the message that the task waits for any more.
+        another worker. The heartbeats of the task show that. The message may also be an earlier one of the task.
         """
         result = self.workloads.get(key)
         if result and isinstance(key, TaskInstanceKey):
@@ -97,14 +95,14 @@ class LabExecutor(CeleryExecutor):
         super().fail(key, info)
 
     def try_adopt_task_instances(self, tis: Sequence[TaskInstance]) -> Sequence[TaskInstance]:
-        """Return the tasks of other schedulers that Airflow has to reset; what may not have been sent, is sent again.
+        """Return the tasks of other schedulers that Airflow has to reset. Those that may be unsent are sent again.
 
-        CeleryExecutor waits for such a message until `task_queued_timeout` (apache/airflow#65594).
+        CeleryExecutor waits for their messages until `task_queued_timeout` (apache/airflow#65594).
         """
         queued = [ti for ti in tis if ti.state == TaskInstanceState.QUEUED]
         held = self._held(queued) if queued else None
         for ti in queued:
-            # RabbitMQ does not tell which messages it has. A scheduler that ended in order has sent all that it had.
+            # RabbitMQ does not list its messages. A scheduler that ended normally has no unsent tasks.
             unsent = ti.queued_by_job.state == JobState.FAILED if held is None else ti.external_executor_id not in held
             if unsent:
                 ti.state = TaskInstanceState.SCHEDULED
@@ -113,10 +111,10 @@ class LabExecutor(CeleryExecutor):
         return super().try_adopt_task_instances(adoptable) if adoptable else []
 
     def send_lost_again(self) -> None:
-        """Give queued tasks of this scheduler back to it if Redis has no message of them: they are queued again.
+        """Queue tasks of this scheduler again if Redis does not have their messages.
 
-        Redis loses what it was told in the second before a crash, and a message that a worker has taken from the queue
-        and not yet noted as held when it dies.
+        In a crash, Redis loses the writes of the last second. A message is also lost if a worker dies after it took the
+        message from the queue and before it recorded that it holds the message.
         """
         waiting = {workload.ti.id for workload in self.queued_tasks.values()}
         with create_session() as session:
@@ -131,14 +129,14 @@ class LabExecutor(CeleryExecutor):
             lost = [] if held is None else [ti for celery_id, ti in missing.items() if celery_id in self.suspects]
             self.suspects = set() if held is None else set(missing)
             for ti in lost:
-                self.log.warning("%s is queued, and its message is lost: it is sent again", ti)
+                self.log.warning("%s is queued, but its message is lost: sending it again", ti)
                 self._forget(ti.key)
             give_back(session, [ti.id for ti in lost])
 
     def forget_finished(self) -> None:
-        """Free the slots of tasks that have finished and of which Celery reports no end.
+        """Free the slots of tasks that have finished and whose end Celery does not report.
 
-        Celery says nothing of a message that was ignored because the task was running already.
+        Celery reports nothing about a message that was ignored because its task was already running.
         """
         keys = [key for key in self.workloads if isinstance(key, TaskInstanceKey)]
         if not keys:
@@ -156,7 +154,7 @@ class LabExecutor(CeleryExecutor):
         self.running.discard(key)
 
     def _held(self, tis: Collection[TaskInstance]) -> set[str] | None:
-        """Return the Celery ids that Redis has a message of; None if the broker is not Redis or does not answer."""
+        """Return the Celery ids whose messages Redis has; None if the broker is not Redis or does not answer."""
         queues = {str(ti.queue) for ti in tis}
         try:
             with self.celery_app.connection_for_read() as connection:
@@ -177,7 +175,7 @@ def message_ids(channel: Any, queues: Iterable[str]) -> Iterator[str]:
 
 
 def find(keys: Collection[TaskInstanceKey]) -> Select[Any]:
-    """Return the query for the task instances of `keys`, whatever their attempt."""
+    """Return the query for the task instances of `keys`, for any attempt."""
     columns = tuple_(TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
     return select(TaskInstance).where(
         columns.in_([(key.dag_id, key.run_id, key.task_id, key.map_index) for key in keys])
@@ -185,7 +183,7 @@ def find(keys: Collection[TaskInstanceKey]) -> Select[Any]:
 
 
 def give_back(session: Session, ids: Sequence[UUID]) -> None:
-    """Have queued task instances queued again; that uses up no attempt."""
+    """Reset queued task instances, so that a scheduler queues them again; this does not use up an attempt."""
     if ids:
         values = {"state": TaskInstanceState.SCHEDULED, "queued_dttm": None, "scheduled_dttm": datetime.now(UTC)}
         query = update(TaskInstance).where(TaskInstance.id.in_(ids), TaskInstance.state == TaskInstanceState.QUEUED)
@@ -199,9 +197,9 @@ def is_alive(last_heartbeat: datetime | None) -> bool:
 
 
 def watch_heartbeat_path() -> None:
-    """Have the scheduler of this process count the silence of a task only while its heartbeats could have arrived.
+    """Let this process's scheduler count the silence of a task only while its heartbeats could have arrived.
 
-    Airflow has no option for it and asks no executor, so this replaces a private method of Airflow 3.3.
+    Airflow 3.3 does not have an option or a method of the executor for this, so this replaces a private method.
     """
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 

@@ -1,9 +1,9 @@
-"""Celery worker step: keeps a lease on the messages that this worker holds in Redis.
+"""A step of the Celery worker that renews its lease on the messages that it holds in Redis.
 
 kombu keeps a received message in Redis until it is acknowledged, and delivers it again `visibility_timeout` seconds
-after it was received, whether its worker lives or not. This step renews that time for every message that the worker
-holds, so that `visibility_timeout` can be a few seconds: it then counts from the death of the worker. Any living worker
-returns the expired messages to their queues (`QoS.restore_visible` in kombu.transport.redis).
+after it was received, even if its worker is alive. This step restarts that period for every message that the worker
+holds: the period then counts from the death of the worker, and can be a few seconds. Any living worker returns the
+expired messages to their queues (`QoS.restore_visible` in kombu.transport.redis).
 
 A message that is delivered twice is executed once: the api-server accepts only one start of a queued task instance.
 Celery imports this module because of `imports` in its configuration.
@@ -47,11 +47,11 @@ class MessageLease(bootsteps.StartStopStep):
         if not consumer.task_consumer:
             return
         channel = consumer.task_consumer.channel
-        held = list(channel.qos._delivered)  # kombu has no public name for it
+        held = list(channel.qos._delivered)  # kombu does not have a public name for it
         if not held:
             return
         try:
-            # xx: a message that was acknowledged or returned meanwhile does not come back.
+            # xx: only updates. A message that was just acknowledged or returned must not be added again.
             channel.client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
         except channel.connection_errors:
             logger.warning("The lease on %d messages could not be renewed", len(held), exc_info=True)
