@@ -69,7 +69,7 @@ class Lab:
 
         Every wait of the `lab` command uses this: emulated machines are slower by `time_factor`.
         """
-        return count * self.topology.time_factor
+        return self.topology.seconds(count)
 
     def eventually(self, predicate: Callable[[], T], *, within: float, every: float = 1) -> T:
         """Call `predicate` until it raises no AssertionError, at most `seconds(within)`, and return its result."""

@@ -64,10 +64,10 @@ def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator
         for endpoint in answer["unreachable"]:
             yield Finding(name, f"does not reach {endpoint}", "lab heal; lab status shows whether the service runs")
         late = abs(answer["skew"])
-        if late > CLOCK * topology.time_factor:
+        if late > topology.seconds(CLOCK):
             wrong = f"its clock is {late:.1f} s {'ahead' if answer['skew'] > 0 else 'behind'}"
             # Seconds: jwt_leeway in config/airflow.cfg.j2, and Airflow's own log_request_clock_grace.
-            allowed = {"tokens": 10 * topology.time_factor, "logs": 30}
+            allowed = {"tokens": topology.seconds(10), "logs": 30}
             refused = [f"{what} ({limit} s)" for what, limit in allowed.items() if late > limit]
             wrong += f", more than Airflow allows for {' and '.join(refused)}" if refused else ""
             yield Finding(name, wrong, "lab heal")

@@ -93,9 +93,9 @@ class Machines:
         ]
         common = (
             "Host *\n  User vagrant\n  IdentitiesOnly yes\n  LogLevel ERROR\n"
-            f"  ConnectTimeout {5 * topology.time_factor}\n"
+            f"  ConnectTimeout {topology.seconds(5)}\n"
             # A frozen machine keeps the shared connection open: without these a command never ends.
-            f"  ServerAliveInterval {3 * topology.time_factor}\n  ServerAliveCountMax 2\n"
+            f"  ServerAliveInterval {topology.seconds(3)}\n  ServerAliveCountMax 2\n"
             "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
             f'  ControlMaster auto\n  ControlPath "{self._sockets}/%C"\n  ControlPersist 60\n'
         )
@@ -141,7 +141,7 @@ class Machines:
     def guest(self, name: str) -> Guest:
         """Return access to a machine; KeyError if the lab has none of that name."""
         host = testinfra.get_host(
-            f"ssh://{name}?ssh_config={quote(str(self.ssh_config))}&sudo=true&timeout={10 * self.topology.time_factor}"
+            f"ssh://{name}?ssh_config={quote(str(self.ssh_config))}&sudo=true&timeout={self.topology.seconds(10)}"
         )
         return Guest(self.topology[name], host, self.ssh_config)
 

@@ -73,6 +73,10 @@ class Topology:
                 return machine
         raise KeyError(name)
 
+    def seconds(self, count: float) -> float:
+        """Return `count` times `time_factor`: every wait and timeout goes through this, for slow emulated machines."""
+        return count * self.time_factor
+
     def with_role(self, role: str) -> tuple[Machine, ...]:
         """Return the machines that have `role`, in the order of `lab.json`."""
         return tuple(machine for machine in self.machines if role in machine.roles)

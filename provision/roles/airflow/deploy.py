@@ -92,10 +92,9 @@ def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
     if password := secrets.get("postgresql_password"):
         hosts = "&".join(f"host={endpoint}" for endpoint in lab.endpoints("database", "postgresql"))
         database = f"airflow:{password}@/airflow?{hosts}&target_session_attrs=read-write"
-    wait = lab.time_factor
     alive = (
-        f"connect_timeout={3 * wait}&keepalives_idle=5&keepalives_interval={2 * wait}&keepalives_count=3"
-        f"&tcp_user_timeout={10000 * wait}"
+        f"connect_timeout={lab.seconds(3)}&keepalives_idle=5&keepalives_interval={lab.seconds(2)}&keepalives_count=3"
+        f"&tcp_user_timeout={lab.seconds(10) * 1000}"
     )
     options = {
         # asyncpg refuses libpq's parameters.
@@ -134,7 +133,7 @@ def celery_config(lab: Topology) -> dict[str, object]:
         "result_backend_base_sleep_between_retries_ms": 500,
         "result_backend_max_sleep_between_retries_ms": 2000,
         "broker_connection_max_retries": None,
-        "broker_heartbeat": 10 * lab.time_factor,
+        "broker_heartbeat": lab.seconds(10),
         # Celery 5.6 lowers the prefetch after a reconnect and never raises it again: celery#9512, fixed in 5.7.
         "worker_enable_prefetch_count_reduction": False,
     }

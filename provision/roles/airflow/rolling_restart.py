@@ -34,7 +34,7 @@ def healthy(machine: Machine, role: str, lab: Topology, since: float) -> bool:
     if role == "api_server":
         url = f"http://{machine.address}:{lab.ports['api_server']}/api/v2/version"
         try:
-            return httpx.get(url, timeout=5 * lab.time_factor, trust_env=False).is_success
+            return httpx.get(url, timeout=lab.seconds(5), trust_env=False).is_success
         except httpx.HTTPError:
             return False
     query = text(
@@ -64,7 +64,7 @@ def wait(what: str, condition: Callable[[], bool], within: float) -> None:
 
 def restart(units: dict[str, str], lab: Topology) -> None:
     """Restart units of this machine when another machine is healthy in the role of each."""
-    within = WITHIN * lab.time_factor
+    within = lab.seconds(WITHIN)
     for role in units.values():
         others = [machine for machine in lab.with_role(role) if machine.name != HERE]
         if others:

@@ -40,7 +40,7 @@ def write_unit(context: Context, service: Service, path: str = "") -> list[str]:
         HERE / "airflow-service.service.j2",
         path or f"{ETC}/{service.unit}.service",
         service=service,
-        broker=context.lab.broker,
+        lab=context.lab,
         venv=airflow.ENVIRONMENT,
     )
     # airflow.cfg changes with the broker. A service that does not use the broker would restart without need, so this

@@ -68,7 +68,7 @@ def drain(name: str) -> None:
     quiet, said = 0, ""
     while quiet < QUIET:
         try:
-            left = "; ".join(holding(BrokerClient(name, 3 * Topology.of_this_machine().time_factor)))
+            left = "; ".join(holding(BrokerClient(name, Topology.of_this_machine().seconds(3))))
         except (OperationalError, SQLAlchemyError) as error:
             left = f"{name} or the database, which does not answer: {str(error).splitlines()[0]}"
         quiet = 0 if left else quiet + 1
@@ -92,7 +92,7 @@ def follow() -> None:
         if left and seconds - said >= 5:
             print(f"==> lab: moving: waiting for {left} ({seconds:.0f} s)", flush=True)
             said = seconds
-        if "to be provisioned" in left and seconds > ABSENT * Topology.of_this_machine().time_factor:
+        if "to be provisioned" in left and seconds > Topology.of_this_machine().seconds(ABSENT):
             sys.exit(f"==> lab: not moved yet: waiting for {left}")
         time.sleep(1)
     print("==> lab: moved: only the chosen broker runs", flush=True)

@@ -27,7 +27,7 @@ def install() -> None:
 
 def configure(context: Context) -> None:
     copy(HERE / f"{WATCH}.service", f"{service.ETC}/{WATCH}.service")
-    timer = template(HERE / f"{WATCH}.timer.j2", f"{service.ETC}/{WATCH}.timer", seconds=30 * context.lab.time_factor)
+    timer = template(HERE / f"{WATCH}.timer.j2", f"{service.ETC}/{WATCH}.timer", seconds=context.lab.seconds(30))
     operations.service(f"{WATCH}.timer", reads=[f"{service.ETC}/{WATCH}.service", timer])
     replace_worker(context)
     service.run(context, LOG_SERVER)

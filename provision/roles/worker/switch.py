@@ -123,7 +123,7 @@ def replace(paths: list[str], broker: str) -> None:
         systemctl("enable", retirement(other))
         systemctl("start", "--no-block", retirement(other))
     # Wait until it is known what they are busy with, to show it to the user, but not until they have ended.
-    deadline = time.monotonic() + SEEN_WITHIN * Topology.of_this_machine().time_factor
+    deadline = time.monotonic() + Topology.of_this_machine().seconds(SEEN_WITHIN)
     while any(status_of(other).exists() and not status_of(other).read_text() for other in state):
         if time.monotonic() > deadline:
             break
@@ -143,7 +143,7 @@ def ask(broker: str) -> BrokerClient:
     # Imported here: `is-current` needs neither Celery nor SQLAlchemy, and they take a second.
     from provision.roles.airflow.broker_client import BrokerClient
 
-    return BrokerClient(broker, 3 * Topology.of_this_machine().time_factor)
+    return BrokerClient(broker, Topology.of_this_machine().seconds(3))
 
 
 def retire(number: str) -> None:

@@ -18,7 +18,7 @@ from provision.roles.worker.switch import draining, node, unit, workers
 
 HERE = socket.gethostname()
 LAB = Topology.of_this_machine()
-SETTLED = 45 * LAB.time_factor  # seconds after its start in which a worker need not consume its queues yet
+SETTLED = LAB.seconds(45)  # seconds after its start in which a worker need not consume its queues yet
 
 
 def seconds_up(unit: str) -> float:
@@ -31,7 +31,7 @@ def seconds_up(unit: str) -> float:
 def listens(broker: str, name: str) -> list[str] | None:
     """Return the queues that a worker consumes; None if the broker does not answer."""
     try:
-        return BrokerClient(broker, 5 * LAB.time_factor).listens(name) or []
+        return BrokerClient(broker, LAB.seconds(5)).listens(name) or []
     except (OperationalError, OSError):
         return None
 

@@ -11,6 +11,7 @@ A task may thus get a second message. That is harmless: the api-server lets a qu
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,8 +33,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import Select, create_engine, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
-CHECK_INTERVAL = 5  # seconds between two searches for lost messages; a message is lost if two searches do not find it
-SETTLED = 10  # seconds after which a queued task must have a message
+TIME_FACTOR = int(os.environ.get("LAB_TIME_FACTOR", "1"))  # airflow.env has it
+CHECK_INTERVAL = (
+    5 * TIME_FACTOR
+)  # seconds between two searches for lost messages; a message is lost if two searches do not find it
+SETTLED = 10 * TIME_FACTOR  # seconds after which a queued task must have a message
 AT_WORK = (TaskInstanceState.QUEUED, TaskInstanceState.RUNNING, TaskInstanceState.RESTARTING)
 
 
