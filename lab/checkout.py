@@ -43,7 +43,7 @@ class Lab:
     def find(cls, folder: Path) -> Lab:
         """Return the lab of the checkout that `folder` is in; NoLabError if there is none, or it was never up."""
         lab = cls(find_root(folder))
-        if not lab.state("secrets.json").exists():
+        if not lab.state("lab.json").exists():
             raise NoLabError("there is no lab in this checkout. Next: make up")
         return lab
 
