@@ -126,9 +126,18 @@ class Machines:
         return subprocess.Popen(command, env=env, cwd=self.root, stdout=PIPE, stderr=STDOUT, text=True)
 
     def halt(self, name: str | None = None, force: bool = False) -> None:
-        """Shut a machine down, or all of them; with `force`, cut its power."""
+        """Shut a machine down, or all of them; with `force`, cut its power.
+
+        Vagrant cuts no power: it asks the machine to shut down first, and kills it then (vagrant-libvirt 0.11, and its
+        docker provider). What runs there may have closed its connections by then.
+        """
         self._disconnect(name)
-        self.vagrant().halt(vm_name=name, force=force)
+        if not force:
+            self.vagrant().halt(vm_name=name)
+            return
+        for one in [name] if name else [machine.name for machine in self.topology.machines]:
+            if self.state(one) in (RUNNING, FROZEN):
+                self.hypervisor("cut", one)
 
     def destroy(self, name: str) -> None:
         self._disconnect(name)
