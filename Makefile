@@ -14,10 +14,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 # What `make lint` does about a command that this host does not have; in CI, it is an error.
 SKIP := $(if $(CI),,--skip-missing)
 
-.PHONY: help up machines prepare box test unit lint format lock figures status doctor heal drills clean host
+.PHONY: help up machines prepare box test test-all unit lint format lock figures status doctor heal drills clean host
 
 help: ## this list
-	@sed -n 's/^\([a-z ]*\):[^#]*## /\1\t/p' Makefile | expand --tabs=20
+	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' Makefile | expand --tabs=20
 
 up: host ## start the lab, from nothing
 	@$(MAKE) --silent --jobs=2 machines prepare
@@ -35,11 +35,14 @@ box: ## build the Debian 13 box for libvirt from Debian's archive: .lab/box/airf
 	@rm -rf .lab/box
 	@PROVIDER=libvirt sh provision/host/install.sh
 
-test: up $(BIN)/airflow ## check the style, then run all tests on the running lab
+test: up $(BIN)/airflow ## check the style, then run the tests on the running lab: all but two thirds of the drills
 	@sh tests/lint.sh
 	@PROVIDER=docker sh provision/host/install.sh
 	@PROVIDER=libvirt sh provision/host/install.sh no-box
-	@$(LAB) $(BIN)/pytest
+	@$(LAB) $(BIN)/pytest $(ALL)
+
+test-all: ## as test, with all drills, and the box built twice
+	@$(MAKE) --no-print-directory test ALL=--all
 
 unit: $(BIN)/airflow ## run the tests that need Python only
 	@$(BIN)/pytest tests/unit

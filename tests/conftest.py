@@ -6,6 +6,7 @@ pytest.register_assert_rewrite("tests.support")
 pytest_plugins = [
     "pytester",
     "tests.support.checkout",
+    "tests.support.drawn",
     "tests.support.failures",
     "tests.support.health",
     "tests.support.lab",

@@ -17,7 +17,7 @@ SECOND_LAB = {"WORKERS": "1"}  # runs in addition to the lab under test
 
 def test_two_labs_built_from_scratch_have_equal_manifests(tmp_path: Path) -> None:
     one, other = (_manifest_of_a_new_lab(tmp_path / "lab", build) for build in ("one", "other"))
-    assert one.keys() == {"broker", "master1", "master2", "worker1"}
+    assert one.keys() == {"broker", "master1", "worker1"}
     for name, machine in one.items():
         assert min(len(machine[part]) for part in ("debian", "python", "files")) > 50
         for part, found in machine.items():
@@ -29,6 +29,7 @@ def _manifest_of_a_new_lab(root: Path, build: str) -> dict[str, Any]:
     checkout = Checkout(root)
     checkout.use_network("192.168.57")
     checkout.change(lambda lab: lab.update(forwarded_ports={k: port + 1 for k, port in lab["forwarded_ports"].items()}))
+    checkout.change(lambda lab: lab["machines"].pop("master2"))  # one machine of each kind is enough
     # The tag of the image is a hash of its inputs: with another file, it is not the image of another lab.
     (root / "provision" / "build").write_text(build)
     environment, before = os.environ | SECOND_LAB, _images()

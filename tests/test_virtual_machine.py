@@ -37,6 +37,7 @@ def test_broker_from_our_box_passes_its_tests(virtual_machine: VirtualMachine, b
     subprocess.run([sys.executable, "-m", "pytest", *OF_A_MACHINE, *asked], check=True, cwd=virtual_machine.root)
 
 
+@pytest.mark.thorough
 def test_box_that_is_built_again_is_the_same(virtual_machine: VirtualMachine, broker: Guest) -> None:
     boxes = [virtual_machine.root / box for box in (BOX, BOX_AGAIN)]
     assert len({hashlib.sha256(box.read_bytes()).hexdigest() for box in boxes}) == 1

@@ -1,4 +1,4 @@
-"""The broker as a virtual machine, in a copy of the checkout with another network; its box is made twice."""
+"""The broker as a virtual machine, in a copy of the checkout with another network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHIN = 45 * 60  # seconds; other tests run at the same time. Without them, an 
 class VirtualMachine:
     """The machine. It is brought up in the background at the lowest priority, and suspended until its tests run."""
 
-    def __init__(self) -> None:
+    def __init__(self, build_box_again: bool) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="airflow-lab-"))
         self.root.chmod(0o755)
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT, dirs_exist_ok=True)
@@ -38,8 +38,9 @@ class VirtualMachine:
             "sh provision/images/add-box.sh",
             "vagrant up broker",
             "vagrant suspend broker",
-            f"sh provision/images/box.sh {Path(BOX_AGAIN).parent}",
         ]
+        if build_box_again:
+            steps.append(f"sh provision/images/box.sh {Path(BOX_AGAIN).parent}")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 ["nice", "-n", "19", "sh", "-c", " && ".join(steps)],
@@ -74,7 +75,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Starts the virtual machine, which takes longest, before the first test; its tests run last."""
     wanted = any("virtual_machine" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and not session.config.option.collectonly:
-        session.config.stash[RUNNING] = VirtualMachine()
+        again = any(item.get_closest_marker("thorough") for item in session.items)
+        session.config.stash[RUNNING] = VirtualMachine(build_box_again=again)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
