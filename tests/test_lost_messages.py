@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import redis
@@ -14,7 +14,7 @@ from lab.client import Airflow
 from lab.machines import Machines
 from lab.status import collect
 from lab.topology import Topology
-from tests.support.brokers import on_redis, redis_client, stopped_workers
+from tests.support.brokers import on_redis, redis_client, stopped, stopped_workers
 from tests.support.lab import LAB
 
 pytestmark = pytest.mark.destructive
@@ -24,17 +24,10 @@ QUEUE = "queue_1"
 TAG = "a-message-that-a-dead-worker-had-received"
 
 
-@contextmanager
-def stopped_schedulers(machines: Machines, topology: Topology) -> Iterator[None]:
+def stopped_schedulers(machines: Machines, topology: Topology) -> AbstractContextManager[None]:
     """Stop the processes of the schedulers with SIGSTOP, and continue them at the end."""
-    guests = [machines.guest(machine.name) for machine in topology.with_role("scheduler")]
-    for guest in guests:
-        guest.run("systemctl kill --signal STOP airflow-scheduler")
-    try:
-        yield
-    finally:
-        for guest in guests:
-            guest.run("systemctl kill --signal CONT airflow-scheduler")
+    kill = "systemctl kill --signal {} airflow-scheduler"
+    return stopped(machines, topology, "scheduler", kill.format("STOP"), kill.format("CONT"))
 
 
 def receive_and_die(broker: redis.Redis) -> None:

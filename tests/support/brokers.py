@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pika
 import pytest
@@ -48,12 +48,17 @@ def check_only_broker(queue: Guest, broker: str) -> None:
 
 
 @contextmanager
-def stopped_workers(machines: Machines, topology: Topology) -> Iterator[None]:
-    guests = [machines.guest(worker.name) for worker in topology.with_role("worker")]
+def stopped(machines: Machines, topology: Topology, role: str, stop: str, start: str) -> Iterator[None]:
+    """Call the command `stop` on all machines with a role, and `start` at the end."""
+    guests = [machines.guest(machine.name) for machine in topology.with_role(role)]
     for guest in guests:
-        guest.run("systemctl stop airflow-worker")
+        guest.run(stop)
     try:
         yield
     finally:
         for guest in guests:
-            guest.run("systemctl start airflow-worker")
+            guest.run(start)
+
+
+def stopped_workers(machines: Machines, topology: Topology) -> AbstractContextManager[None]:
+    return stopped(machines, topology, "worker", "systemctl stop airflow-worker", "systemctl start airflow-worker")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, make_url, text
+
+from lab.topology import Topology
 
 HERE = socket.gethostname()
 UNITS = Path("/etc/systemd/system")
@@ -75,6 +78,12 @@ class Register:
         query = text("SELECT machine, unit, broker FROM broker_clients WHERE service = :service ORDER BY machine, unit")
         with self.engine.connect() as connection:
             return [Client(*row) for row in connection.execute(query, {"service": service})]
+
+
+def unmoved(lab: Topology, service: str, clients: Iterable[Client]) -> list[str]:
+    """Return the machines whose `service` does not use the chosen broker yet."""
+    moved = {client.machine for client in clients if client.broker == lab.broker}
+    return [machine.name for machine in lab.with_role(service) if machine.name not in moved]
 
 
 if __name__ == "__main__":

@@ -10,36 +10,28 @@ Runs as root in Airflow's environment, on the machine of the queue server.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from lab.topology import BROKERS, Topology
-from provision.roles.airflow.broker_client import BrokerClient, OperationalError
-from provision.roles.airflow.register import Client, Register, engine
+from provision.roles.airflow.broker_client import BrokerClient
+from provision.roles.airflow.draining import systemctl, wait_until_nothing
+from provision.roles.airflow.register import Client, Register, engine, unmoved
 
 STATUS = Path("/run/airflow-lab/move")
-QUIET = 3  # checks in a row, half a second apart, that must find nothing: a message in transit is not in a queue
 ABSENT = 20  # seconds, times time_factor, that `follow` waits for a machine that has not been provisioned
-
-
-def systemctl(*words: str) -> bool:
-    """Call systemctl and return whether it succeeded."""
-    return subprocess.run(["systemctl", *words], capture_output=True, check=False).returncode == 0
 
 
 def clients_left(lab: Topology, broker: str, service: str, clients: Iterable[Client]) -> str:
     """Return which machines still need `broker` for a service; empty if none does."""
     in_use = {machine.name for machine in lab.machines}
     clients = [client for client in clients if client.machine in in_use]  # the rows of destroyed machines stay
-    moved = {client.machine for client in clients if client.broker == lab.broker}
-    if unmoved := [machine.name for machine in lab.with_role(service) if machine.name not in moved]:
-        return f"the {service} of {', '.join(unmoved)} to be provisioned (`vagrant up`, `vagrant provision`)"
+    if names := unmoved(lab, service, clients):
+        return f"the {service} of {', '.join(names)} to be provisioned (`vagrant up`, `vagrant provision`)"
     old = sorted({client.machine for client in clients if client.broker == broker})
     return f"the {service} of {', '.join(old)} to stop using {broker}" if old else ""
 
@@ -65,18 +57,8 @@ def holding(broker: BrokerClient) -> Iterator[str]:
 def drain(name: str) -> None:
     """Stop the queue server of a broker when no service uses it and its queues are empty."""
     STATUS.parent.mkdir(exist_ok=True)
-    quiet, said = 0, ""
-    while quiet < QUIET:
-        try:
-            left = "; ".join(holding(BrokerClient(name, Topology.of_this_machine().seconds(3))))
-        except (OperationalError, SQLAlchemyError) as error:
-            left = f"{name} or the database, which does not answer: {str(error).splitlines()[0]}"
-        quiet = 0 if left else quiet + 1
-        STATUS.write_text(left)
-        if left and left != said:
-            print(f"waiting for {left}", flush=True)
-        said = left
-        time.sleep(0.5)
+    client = BrokerClient(name, Topology.of_this_machine().seconds(3))
+    wait_until_nothing(lambda: "; ".join(holding(client)), STATUS)
     print(f"stopping {name}", flush=True)
     systemctl("disable", "--now", Topology.of_this_machine().queue_unit(name))
     systemctl("disable", f"airflow-drain-queue@{name}.service")

@@ -17,11 +17,11 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.topology import Topology
+from provision.roles.airflow.draining import systemctl, wait_until_nothing
 
 if TYPE_CHECKING:
     from provision.roles.airflow.broker_client import BrokerClient
@@ -31,13 +31,7 @@ UNITS = Path("/etc/systemd/system")
 STATE = Path("/var/lib/airflow-lab/workers.json")
 RUN = Path("/run/airflow-lab")
 TEMPLATE = Path("/etc/airflow-lab/airflow-worker.service")  # a unit is a copy with its number instead of @NUMBER@
-QUIET = 3  # checks in a row, half a second apart, that must find nothing: messages in transit are in no queue
 SEEN_WITHIN = 60  # seconds that `replace` waits for the old worker's first status
-
-
-def systemctl(*words: str) -> bool:
-    """Call systemctl and return whether it succeeded."""
-    return subprocess.run(["systemctl", *words], capture_output=True, check=False).returncode == 0
 
 
 def unit(number: str) -> str:
@@ -91,14 +85,13 @@ def is_current(paths: list[str]) -> bool:
     if not state:
         return False
     number = list(state)[-1]
-    enabled = systemctl("is-enabled", unit(number))
-    running = systemctl("is-active", unit(number)) or starting(number)
-    return state[number]["digest"] == digest(paths) and enabled and running
+    return state[number]["digest"] == digest(paths) and systemctl("is-enabled", unit(number)) and runs(number)
 
 
-def starting(number: str) -> bool:
+def runs(number: str) -> bool:
+    """Return whether a worker runs or is starting."""
     show = ["systemctl", "show", "--value", "--property", "ActiveState", unit(number)]
-    return subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip() == "activating"
+    return subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip() in ("active", "activating")
 
 
 def replace(paths: list[str], broker: str) -> None:
@@ -153,9 +146,9 @@ def retire(number: str) -> None:
 
     broker = ask(workers()[number]["broker"])
     while True:
-        until_nothing(number, lambda: needed(number, broker))
+        wait_until_nothing(lambda: needed(number, broker), status_of(number))
         draining(number).touch()
-        until_nothing(number, lambda: busy(number, broker))
+        wait_until_nothing(lambda: busy(number, broker), status_of(number))
         systemctl("stop", unit(number))
         draining(number).unlink()
         if not returned(number, broker):
@@ -170,16 +163,15 @@ def retire(number: str) -> None:
 
 def needed(number: str, broker: BrokerClient) -> str:
     """Return what must happen until a retired worker is not needed any more; empty if it is not needed."""
-    from provision.roles.airflow.register import Register
+    from provision.roles.airflow.register import Register, unmoved
 
     lab, current = Topology.of_this_machine(), list(workers())[-1]
     if lab.broker == broker.name:
         listens = broker.listens(node(current))
         return "" if listens else "the new worker to take tasks"
     reason = ""
-    moved = {client.machine for client in Register().clients("scheduler") if client.broker == lab.broker}
-    if unmoved := [machine.name for machine in lab.with_role("scheduler") if machine.name not in moved]:
-        reason = f"the schedulers of {', '.join(unmoved)} to be provisioned: they use {broker.name}"
+    if names := unmoved(lab, "scheduler", Register().clients("scheduler")):
+        reason = f"the schedulers of {', '.join(names)} to be provisioned: they use {broker.name}"
     elif count := broker.queued(lab[HERE].queues):
         reason = f"{count} tasks queued on {broker.name}"
     if reason and not systemctl("is-active", unit(number)):
@@ -189,7 +181,7 @@ def needed(number: str, broker: BrokerClient) -> str:
 
 def busy(number: str, broker: BrokerClient) -> str:
     """Stop a worker from taking tasks, and return what it still waits for; empty if nothing."""
-    if not (systemctl("is-active", unit(number)) or starting(number)):
+    if not runs(number):
         return ""
     if queues := broker.listens(node(number)):
         broker.cancel(node(number), queues)
@@ -210,26 +202,6 @@ def returned(number: str, broker: BrokerClient) -> bool:
         return broker.queued(lab[HERE].queues) > 0
     except OperationalError:
         return True
-
-
-def until_nothing(number: str, left: Callable[[], str]) -> None:
-    """Wait until `left` has returned nothing for a while. Write each of its results to the status file."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from provision.roles.airflow.broker_client import OperationalError
-
-    quiet, said = 0, ""
-    while quiet < QUIET:
-        try:
-            reason = left()
-        except (OperationalError, SQLAlchemyError) as error:
-            reason = f"the broker or the database, which does not answer: {str(error).splitlines()[0]}"
-        quiet = 0 if reason else quiet + 1
-        status_of(number).write_text(reason)
-        if reason and reason.split(",")[0] != said:
-            said = reason.split(",")[0]
-            print(f"waiting for {reason}", flush=True)
-        time.sleep(0.5)
 
 
 def main() -> None:
