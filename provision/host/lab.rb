@@ -20,7 +20,10 @@ class Lab
   ROLES = JSON.parse(File.read(File.join(__dir__, "../../lab/roles.json"))).freeze
   SECRETS = ROLES.values.flat_map { |role| role["secrets"] }.uniq.freeze
   # Maps each port of lab.json to the role that listens on it, for both brokers: during a move both queue servers run.
-  LISTENS = ROLES.flat_map { |name, role| [role["ports"]].flat_map { |ports| ports.is_a?(Hash) ? ports.values : ports }.flatten.map { |port| [port, name] } }.to_h.freeze
+  LISTENS = ROLES.each_with_object({}) do |(name, role), listens|
+    ports = role["ports"].is_a?(Hash) ? role["ports"].values.flatten : role["ports"]
+    ports.each { |port| listens[port] = name }
+  end.freeze
   SSH = 22
 
   # Set on hosts in a corporate network; the machines need them too.
@@ -276,14 +279,21 @@ class Lab
       taken = { SSH => "sshd" }
       @data["ports"].each do |service, port|
         next unless machine["roles"].include?(LISTENS.fetch(service))
-        raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already used by #{taken[port]}; give each service its own" if taken[port]
+
+        if taken[port]
+          raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already used by " \
+                         "#{taken[port]}; give each service its own"
+        end
 
         taken[port] = service
       end
     end
     taken = {}
     @data["forwarded_ports"].each do |service, port|
-      raise Invalid, "#{file}: forwarded_ports.#{service}: #{port} is not allowed: it is already used by #{taken[port]}; give each service its own" if taken[port]
+      if taken[port]
+        raise Invalid, "#{file}: forwarded_ports.#{service}: #{port} is not allowed: it is already used by " \
+                       "#{taken[port]}; give each service its own"
+      end
 
       taken[port] = service
     end
@@ -306,7 +316,8 @@ class Lab
   end
 
   def check_parallelism
-    schedulers, workers = with_role("scheduler").size, with_role("worker").size
+    schedulers = with_role("scheduler").size
+    workers = with_role("worker").size
     slots = workers * @data["worker_concurrency"]
     return if schedulers * @data["parallelism"] >= slots
 
