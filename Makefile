@@ -51,10 +51,10 @@ unit: $(BIN)/airflow ## run the tests that need Python only
 lint: .venv/installed ## check style, types and data (tests/lint.sh); skip the checks whose command this host lacks
 	@sh tests/lint.sh $(SKIP)
 
-format: .venv/installed ## format the Python files, and renew the generated parts of README.md and tests/support
+format: .venv/installed ## format the Python files, and renew what is generated: lab/generate.py
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-	@$(BIN)/python -m lab.readme
+	@$(BIN)/python -m lab.generate
 
 lock: .venv/installed ## lock the newest packages that config/requirements.in allows, and what pyproject.toml adds; then: vagrant provision
 	@$(LOCK) --upgrade --python-version 3.11 config/requirements.in --output-file config/requirements.lock
@@ -69,7 +69,7 @@ status doctor heal: ## call bin/lab status, doctor or heal; more: bin/lab --help
 	@bin/lab $@
 
 drills: up ## run every drill on both brokers, and update the table in docs/failures.md
-	@bin/lab drill all --broker both; failed=$$?; .lab/venv/bin/python -m lab.readme drills && exit $$failed
+	@bin/lab drill all --broker both; failed=$$?; .lab/venv/bin/python -m lab.generate drills && exit $$failed
 
 clean: ## remove the machines, images, secrets and Python environments
 	@$(LAB) sh provision/host/clean.sh

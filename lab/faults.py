@@ -161,11 +161,13 @@ empty = undo_by("empty.sh", lambda lab, name: [FILLER])
 
 # In the order in which `heal` undoes them: what runs on a machine needs a machine that runs.
 FAULTS = {
-    "freeze": Fault("answers nothing, and keeps its connections", freeze, thaw),
-    "halt": Fault("shut down: what runs has time to end", halt, bring_up),
+    "freeze": Fault("answers nothing, and keeps its connections open", freeze, thaw),
+    "halt": Fault("shut down: services have time to end", halt, bring_up),
     "crash": Fault("power off", crash, bring_up),
-    "partition": Fault("cut from machines or services; ssh stays", partition, reconnect, takes="peers"),
-    "slow": Fault(f"{DELAY} of latency and {LOSS} % loss on its link", slow, reconnect),
+    "partition": Fault("cut off from machines or roles; SSH still works", partition, reconnect, takes="peers"),
+    "slow": Fault(
+        f"{DELAY} latency and {LOSS} % of packets lost; only the loss if the kernel has no netem", slow, reconnect
+    ),
     "fill": Fault("its disk is full", fill, empty, not_on_docker="a container's disk is the host's"),
     "skew": Fault(
         "its clock is ahead by this many seconds, or behind if the number is negative",

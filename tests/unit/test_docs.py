@@ -102,16 +102,6 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert {*PAGES, *(ROOT / "docs").iterdir()} <= found | {ROOT / "README.md"}
 
 
-def test_every_fault_is_described() -> None:
-    section = (ROOT / "docs/failures.md").read_text().partition("\n## Faults\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `([a-z]+) ", section, re.MULTILINE)) == FAULTS.keys()
-
-
-def test_every_drill_is_described() -> None:
-    named = re.findall(r"`bin/lab drill ([a-z-]+)`", (ROOT / "docs/failures.md").read_text())
-    assert DRILLS.keys() <= set(named)
-
-
 def test_timings_of_the_documentation_are_those_of_lab_json() -> None:
     profiles = json.loads((ROOT / "config/lab.json").read_text())["timing_profiles"]
     rows = re.findall(r"^\| `(\w+)` \| .+ \| (\d+) \| (\d+) \|$", (ROOT / "docs/failures.md").read_text(), re.MULTILINE)

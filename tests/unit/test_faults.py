@@ -11,26 +11,31 @@ from lab.faults import ALL, FAULTS, UnknownError, endpoints
 from tests.support.shipped import SHIPPED
 
 
+def at(role: str, *ports: str) -> list[str]:
+    return [f"{one.address} {SHIPPED.ports[port]}" for one in SHIPPED.with_role(role) for port in ports]
+
+
 @pytest.mark.parametrize(
     ("peer", "expected"),
     [
-        ("queue", ["192.168.56.10 6379"]),
-        ("load_balancer", ["192.168.56.10 8080", "192.168.56.10 5555"]),
-        ("api_server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
-        ("worker2", ["192.168.56.22"]),
-        ("broker", ["192.168.56.10"]),
-        ("redis", ["192.168.56.10 6379"]),
-        ("api-server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
+        ("queue", at("queue", "redis")),
+        ("load_balancer", at("load_balancer", "load_balancer", "flower")),
+        ("api_server", at("api_server", "api_server")),
+        ("worker2", [SHIPPED["worker2"].address]),
+        ("broker", [SHIPPED["broker"].address]),  # the machine, not the role
+        ("redis", at("queue", "redis")),
+        ("api-server", at("api_server", "api_server")),
     ],
 )
 def test_peer_is_resolved_to_addresses_and_ports(peer: str, expected: list[str]) -> None:
+    assert expected
     assert endpoints(SHIPPED, peer) == expected
 
 
 def test_queue_is_the_chosen_broker() -> None:
     lab = replace(SHIPPED, broker="rabbitmq")
-    assert endpoints(lab, "queue") == ["192.168.56.10 5672", "192.168.56.10 15672"]
-    assert lab.services("broker")["queue"] == "rabbitmq-server"
+    assert endpoints(lab, "queue") == at("queue", "rabbitmq", "rabbitmq_management")
+    assert lab.services(lab.with_role("queue")[0].name)["queue"] == "rabbitmq-server"
     assert lab.services("worker1") == {"worker": "airflow-worker", "log_server": "airflow-log-server"}
 
 

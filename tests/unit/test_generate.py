@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab.drills import DRILLS
-from lab.readme import FAILURES, README, drills, machines, put
+from lab.drills import DRILLS, Drill
+from lab.generate import FAILURES, README, drills, faults, kept, machines, put, recorded
 from tests.support import ROOT
 from tests.support.shipped import SHIPPED
 
@@ -29,24 +28,27 @@ def test_table_of_machines_follows_the_topology() -> None:
     assert "| broker | 192.168.56.99 |" in put(README.read_text(), "machines", machines(moved))
 
 
-def rows(table: str) -> list[tuple[str, str]]:
-    """Return the name and the title of each drill of a table."""
-    return re.findall(r"^\| `([a-z-]+)` \| (.+?) \|", table, re.MULTILINE)
+def test_tables_of_faults_and_drills_are_current() -> None:
+    text = FAILURES.read_text()
+    assert put(text, "faults", faults()) == text, "run: make format"
+    assert put(text, "drills", drills(*kept(text))) == text, "run: make format"
 
 
-def test_table_of_drills_has_each_drill_with_its_title() -> None:
-    (table,) = re.findall(r"<!-- drills -->\n(.*?)<!-- /drills -->", FAILURES.read_text(), re.DOTALL)
-    assert rows(table) == [(name, drill.title) for name, drill in DRILLS.items()], "run: make drills"
+def test_new_drill_has_not_been_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    results, note = kept(FAILURES.read_text())
+    monkeypatch.setitem(DRILLS, "moon", Drill("the moon is full", "crash"))
+    table = drills(results, note)
+    assert "| `moon` | the moon is full | not run | not run |" in table
+    assert f"| `worker-crash` | a worker loses power | {results['worker-crash', 'redis']} |" in table
 
 
 def test_table_of_drills_is_made_from_the_records(tmp_path: Path) -> None:
     for number, (passed, seconds) in enumerate([(True, 20.0), (True, 24.0), (False, None)]):
         record = {"name": "worker-crash", "broker": "redis", "passed": passed, "recovery_seconds": seconds}
         (tmp_path / f"{number}.json").write_text(json.dumps(record | {"began": f"2026-11-2{number}T10:00:00+00:00"}))
-    table = drills(tmp_path)
+    table = drills(*recorded(tmp_path))
     assert "| `worker-crash` | a worker loses power | 2 of 3, 22 s | not run |" in table
     assert table.endswith("\n3 runs, recorded from 2026-11-20 to 2026-11-22.\n")
-    assert rows(put(FAILURES.read_text(), "drills", table)) == rows(table)
 
 
 @pytest.mark.parametrize("text", ["", "<!-- machines -->\n", 2 * "<!-- machines -->\n<!-- /machines -->\n"])
