@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from lab.client import Airflow
-from lab.machines import Machines
+from lab.machines import Guest, Machines
 from lab.topology import Topology
 from tests.support.brokers import OTHER, check_only_broker, on_rabbitmq, on_redis
 from tests.support.lab import LAB
@@ -75,7 +75,7 @@ def test_lab_moves_to_the_other_broker_under_load(
 
 @on_redis
 def test_move_that_is_interrupted_is_completed_by_provisioning_again(
-    broker: str, airflow: Airflow, machines: Machines, topology: Topology
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
 ) -> None:
     with load(airflow, topology, tasks=40, long=40):
         first = machines.start_provision(BROKER=broker)
@@ -86,24 +86,24 @@ def test_move_that_is_interrupted_is_completed_by_provisioning_again(
         output, _ = second.communicate(timeout=120)
         assert second.returncode == 0 or "another process is already executing" in output, output
         machines.provision()
-        check_only_broker(machines.guest("broker"), broker)
+        check_only_broker(queue, broker)
 
 
 @on_rabbitmq
 def test_machine_that_was_off_moves_when_it_is_up_again(
-    broker: str, airflow: Airflow, machines: Machines, topology: Topology
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
 ) -> None:
     with load(airflow, topology, tasks=40, long=40):
         machines.halt("worker2")
         machines.provision(BROKER=broker)
-        assert machines.guest("broker").host.service(LAB.topology.queue_unit(OTHER[broker])).is_running
+        assert queue.host.service(LAB.topology.queue_unit(OTHER[broker])).is_running
         machines.up("worker2")
-        check_only_broker(machines.guest("broker"), broker)
+        check_only_broker(queue, broker)
 
 
 @on_redis
 def test_move_is_cancelled_while_the_old_worker_ends_its_tasks(
-    broker: str, airflow: Airflow, machines: Machines, topology: Topology
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
 ) -> None:
     run_id = airflow.trigger(DAG, tasks=16, seconds=60)
     LAB.eventually(lambda: working(airflow, run_id, queued=0), within=60)
@@ -111,7 +111,7 @@ def test_move_is_cancelled_while_the_old_worker_ends_its_tasks(
     LAB.eventually(lambda: drains(machines), within=120)
     interrupt(move)
     machines.provision(BROKER=broker)
-    check_only_broker(machines.guest("broker"), broker)
+    check_only_broker(queue, broker)
     check_done_once(airflow, topology, run_id, 16)
 
 
@@ -125,16 +125,18 @@ def after_12_seconds(machines: Machines) -> None:
 
 
 def test_worker_loses_power_during_a_move_with_a_changed_setting(
-    broker: str, airflow: Airflow, machines: Machines
+    broker: str, airflow: Airflow, machines: Machines, queue: Guest
 ) -> None:
     """In both directions: soon after the move has started, and while the old worker ends its tasks."""
     with changed_setting():
-        lose_worker_during_move(airflow, machines, OTHER[broker], after_12_seconds)
-    lose_worker_during_move(airflow, machines, broker, lambda _: LAB.eventually(lambda: drains(machines), within=120))
+        lose_worker_during_move(airflow, machines, queue, OTHER[broker], after_12_seconds)
+    lose_worker_during_move(
+        airflow, machines, queue, broker, lambda _: LAB.eventually(lambda: drains(machines), within=120)
+    )
 
 
 def lose_worker_during_move(
-    airflow: Airflow, machines: Machines, broker: str, moment: Callable[[Machines], None]
+    airflow: Airflow, machines: Machines, queue: Guest, broker: str, moment: Callable[[Machines], None]
 ) -> None:
     """Cut the power of worker1 during a move; assert that only the tasks that it ran are executed again."""
     runs = [airflow.trigger(DAG, tasks=12, seconds=25), airflow.trigger(DAG, tasks=40, seconds=4)]
@@ -146,7 +148,7 @@ def lose_worker_during_move(
     machines.hypervisor("cut", "worker1")  # not with Vagrant's halt: Vagrant locks a machine while it is provisioned
     move.communicate(timeout=300)
     machines.up("worker1")
-    check_only_broker(machines.guest("broker"), broker)
+    check_only_broker(queue, broker)
     assert cut
     for run_id in runs:
         assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.counts(DAG, run_id)

@@ -12,6 +12,7 @@ import pytest
 from lab.checkout import Lab
 from lab.client import Airflow
 from lab.machines import Guest, Machines
+from lab.roles import ROLES
 from lab.topology import BROKERS, Topology
 from tests.support import ROOT
 from tests.support.shipped import SHIPPED
@@ -19,7 +20,6 @@ from tests.support.shipped import SHIPPED
 LAB = Lab(ROOT)
 # The tests can be listed before the first `vagrant up`, too.
 NOW = LAB.topology if LAB.state("lab.json").exists() else SHIPPED
-ROLES = ("database", "queue", "load_balancer", "flower", "api_server", "scheduler", "worker")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -15,22 +16,15 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from lab.roles import ROLES
+from lab.topology import BROKERS
 from provision import operations
 from provision.operations import Context
 from provision.roles.airflow import deploy as airflow
-from provision.roles.api_server import deploy as api_server
-from provision.roles.base import deploy as base
-from provision.roles.dag_processor import deploy as dag_processor
-from provision.roles.database import deploy as database
-from provision.roles.flower import deploy as flower
 from provision.roles.load_balancer import deploy as load_balancer
 from provision.roles.queue import deploy as queue
-from provision.roles.scheduler import deploy as scheduler
-from provision.roles.triggerer import deploy as triggerer
-from provision.roles.worker import deploy as worker
 from tests.support.shipped import SHIPPED
 
-BROKERS = ("redis", "rabbitmq")
 SECRETS = {
     name: f"the-{name}"
     for name in (
@@ -38,19 +32,9 @@ SECRETS = {
         "flower_password", "fernet_key", "api_secret_key", "jwt_secret",
     )
 }  # fmt: skip
-ROLES = {
-    base: None,
-    airflow: None,
-    database: "database",
-    queue: "queue",
-    load_balancer: "load_balancer",
-    flower: "flower",
-    api_server: "api_server",
-    scheduler: "scheduler",
-    dag_processor: "dag_processor",
-    triggerer: "triggerer",
-    worker: "worker",
-}
+# By role, as in provision/deploy.py; `base` and `airflow` are on every machine.
+STEPS = {name: import_module(f"provision.roles.{name}.deploy") for name in ("base", "airflow", *ROLES)}
+FIRST = {role: SHIPPED.with_role(role)[0].name for role in ROLES}  # the first machine with each role
 
 
 def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -71,17 +55,17 @@ def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str
         return MagicMock()
 
     files = MagicMock(template=template, put=put)
-    for module in (operations, *ROLES):
+    for module in (operations, *STEPS.values()):
         for library in ("apt", "files", "server", "systemd", "postgres"):
             if hasattr(module, library):
                 patch.setattr(module, library, files if library == "files" else MagicMock())
-    for module, role in ROLES.items():
-        if role is None or context.has(role):
+    for role, module in STEPS.items():
+        if role not in ROLES or context.has(role):
             module.configure(context)
     return written
 
 
-@pytest.fixture(params=itertools.product(BROKERS, ("broker", "master1", "master2", "worker1", "worker2")), ids="-".join)
+@pytest.fixture(params=itertools.product(BROKERS, [one.name for one in SHIPPED.machines]), ids="-".join)
 def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     broker, name = request.param
     return rendered(broker, name, monkeypatch)
@@ -134,7 +118,7 @@ def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch
     ProvidersManager().initialize_providers_configuration()
     known = conf.configuration_description
     free = {"celery_broker_transport_options"}  # passed to kombu unchanged
-    config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
+    config = cfg(rendered(broker, FIRST["scheduler"], monkeypatch)["/opt/airflow/airflow.cfg"])
     for section in set(config.sections()) - free:
         for option in config[section]:
             assert option.removesuffix("_cmd") in known[section]["options"], f"[{section}] {option}"
@@ -143,7 +127,7 @@ def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
+    config = cfg(rendered(broker, FIRST["scheduler"], monkeypatch)["/opt/airflow/airflow.cfg"])
     timeout = config.getint("scheduler", "task_instance_heartbeat_timeout")
     assert timeout >= 4 * config.getint("workers", "min_heartbeat_interval")
     assert timeout >= 15  # one call that is retried takes 10 s
@@ -153,13 +137,13 @@ def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_broker_url_is_the_url_of_the_chosen_broker(broker: str) -> None:
-    topology = replace(SHIPPED, broker=broker)
+    topology, machine = replace(SHIPPED, broker=broker), FIRST["queue"]
     url = airflow.secret_options(topology, SECRETS)[f"broker_url_{broker}"]
     assert (
         url
         == {
-            "redis": "redis://:the-redis_password@broker:6379/0",
-            "rabbitmq": "amqp://airflow:the-rabbitmq_password@broker:5672/airflow",
+            "redis": f"redis://:the-redis_password@{machine}:6379/0",
+            "rabbitmq": f"amqp://airflow:the-rabbitmq_password@{machine}:5672/airflow",
         }[broker]
     )
 
@@ -175,7 +159,7 @@ def test_database_urls_are_accepted_by_their_drivers() -> None:
 
     options = airflow.secret_options(SHIPPED, SECRETS)
     _, words = psycopg2.dialect().create_connect_args(make_url(options["sql_alchemy_conn"]))
-    assert (words["host"], words["port"], words["dbname"]) == ("broker", "5432", "airflow")
+    assert (words["host"], words["port"], words["dbname"]) == (FIRST["database"], "5432", "airflow")
     _, words = asyncpg.dialect().create_connect_args(make_url(options["sql_alchemy_conn_async"]))
     assert set(words) <= {"host", "port", "user", "password", "database", "target_session_attrs"}
 
@@ -185,17 +169,17 @@ def test_only_the_machine_with_the_database_writes_the_connections(written: dict
     assert (text is not None) == ("/etc/postgresql/17/main/pg_hba.conf" in written)
     if text:
         connection = yaml.safe_load(text)["lab_database"]
-        assert (connection["host"], connection["password"]) == ("broker", "the-postgresql_password")
+        assert (connection["host"], connection["password"]) == (FIRST["database"], "the-postgresql_password")
 
 
 def test_nginx_knows_both_api_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = rendered("redis", "broker", monkeypatch)["/etc/nginx/conf.d/airflow.conf"]
-    assert "server master1:8080 " in text
-    assert "server master2:8080 " in text
+    text = rendered("redis", FIRST["load_balancer"], monkeypatch)["/etc/nginx/conf.d/airflow.conf"]
+    for endpoint in SHIPPED.endpoints("api_server", "api_server"):
+        assert f"server {endpoint} " in text
 
 
 def test_rabbitmq_defines_only_the_labs_user_and_virtual_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = rendered("rabbitmq", "broker", monkeypatch)
+    files = rendered("rabbitmq", FIRST["queue"], monkeypatch)
     definitions = json.loads(files["/etc/rabbitmq/definitions.json"])
     assert [user["name"] for user in definitions["users"]] == ["airflow"]
     assert definitions["vhosts"] == [{"name": "airflow", "metadata": {"default_queue_type": "quorum"}}]
