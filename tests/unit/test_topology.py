@@ -33,13 +33,14 @@ def test_addresses_of_workers_that_may_join_are_known() -> None:
 
 def test_endpoints_are_lists() -> None:
     assert SHIPPED.endpoints("api_server", "api_server") == ["master1:8080", "master2:8080"]
-    assert SHIPPED.endpoints("database", "postgresql") == ["broker:5432"]
-    assert replace(SHIPPED, broker="rabbitmq").endpoints("queue", "broker") == ["broker:5672"]
+    queue = SHIPPED.with_role("queue")[0].name
+    assert replace(SHIPPED, broker="rabbitmq").endpoints("queue", "broker") == [f"{queue}:5672"]
 
 
 def test_host_uses_a_forwarded_port_on_docker_and_else_the_address_of_the_machine() -> None:
     assert SHIPPED.reach("flower") == "localhost:5555"
-    assert replace(SHIPPED, provider="libvirt").reach("rabbitmq_management") == "192.168.56.10:15672"
+    address = SHIPPED.with_role("queue")[0].address
+    assert replace(SHIPPED, provider="libvirt").reach("rabbitmq_management") == f"{address}:15672"
 
 
 def test_lab_is_read_as_the_last_provisioning_resolved_it(tmp_path: Path) -> None:
