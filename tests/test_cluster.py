@@ -18,7 +18,7 @@ from lab.topology import Topology
 from tests.support.health import check_healthy
 from tests.support.lab import LAB, NOW
 
-pytestmark = pytest.mark.usefixtures("broker")
+pytestmark = [pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
 STOCKS = "get_stocks_dag"
 PATIENCE = 30 * NOW.time_factor  # seconds that an api-server has to answer

@@ -14,7 +14,7 @@ from lab.topology import Topology
 from tests.support.lab import LAB
 from tests.support.traffic import check_pinned_tasks, client_traffic
 
-pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
+pytestmark = [pytest.mark.destructive, pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 LOCK = 4242  # any number
 HOLD = f"""
 import pathlib, sqlalchemy, time

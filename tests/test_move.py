@@ -124,6 +124,7 @@ def after_12_seconds(machines: Machines) -> None:
     time.sleep(12 * machines.topology.time_factor)
 
 
+@pytest.mark.one_broker  # it moves in both directions
 def test_worker_loses_power_during_a_move_with_a_changed_setting(
     broker: str, airflow: Airflow, machines: Machines, queue: Guest
 ) -> None:

@@ -15,7 +15,7 @@ from tests.support.lab import LAB
 from tests.support.provisioning import changed_setting, check_unchanged
 from tests.support.traffic import check_pinned_tasks, client_traffic
 
-pytestmark = pytest.mark.usefixtures("broker")
+pytestmark = [pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 
 
 def started(guest: Guest) -> str:
