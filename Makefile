@@ -35,13 +35,13 @@ box: ## build the Debian 13 box for libvirt from Debian's archive: .lab/box/airf
 	@rm -rf .lab/box
 	@PROVIDER=libvirt sh provision/host/install.sh
 
-test: up $(BIN)/airflow ## check the style, then run the tests on the running lab: all but two thirds of the drills
+test: up $(BIN)/airflow ## check the style, then run the tests on the running lab; CONTRIBUTING.md says what it leaves out
 	@sh tests/lint.sh
 	@PROVIDER=docker sh provision/host/install.sh
 	@PROVIDER=libvirt sh provision/host/install.sh no-box
 	@$(LAB) $(BIN)/pytest $(ALL)
 
-test-all: ## as test, with all drills, and the box built twice
+test-all: ## as test, and leave nothing out
 	@$(MAKE) --no-print-directory test ALL=--all
 
 unit: $(BIN)/airflow ## run the tests that need Python only
