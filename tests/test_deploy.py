@@ -98,6 +98,7 @@ def _has_sshd(address: str) -> None:
         raise AssertionError(error) from error
 
 
+@pytest.mark.drawn
 def test_deploy_turns_servers_into_a_cluster_and_is_idempotent(ssh: str, tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "checkout").root
     lab = json.loads((ROOT / "config" / "lab.json").read_text())

@@ -23,6 +23,7 @@ CASES = [  # one broker after the other: a move takes longer than most drills
 
 
 @pytest.mark.destructive
+@pytest.mark.drawn
 @pytest.mark.parametrize(("broker", "drill"), CASES, indirect=["broker"])
 def test_drill(broker: str, drill: str) -> None:
     record = run(drill, LAB, print)

@@ -18,6 +18,7 @@ from tests.support.lab import LAB
 from tests.support.provisioning import changed_setting
 
 pytestmark = pytest.mark.destructive
+there_and_back = pytest.mark.drawn("there and back")  # to the other broker, and back: they need this order
 DAG = "ledger"
 REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; a crash in between executes it again
 CRASHED = """
@@ -60,9 +61,7 @@ def interrupt(command: subprocess.Popen[str]) -> None:
     assert command.wait(60) != 0
 
 
-# The first three tests need this order: the lab moves to the other broker, and then back.
-
-
+@there_and_back
 def test_lab_moves_to_the_other_broker_under_load(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
@@ -73,6 +72,7 @@ def test_lab_moves_to_the_other_broker_under_load(
         assert airflow.wait("dist_example", again, within=30)["state"] == "success"
 
 
+@there_and_back
 @on_redis
 def test_move_that_is_interrupted_is_completed_by_provisioning_again(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
@@ -89,6 +89,7 @@ def test_move_that_is_interrupted_is_completed_by_provisioning_again(
         check_only_broker(queue, broker)
 
 
+@there_and_back
 @on_rabbitmq
 def test_machine_that_was_off_moves_when_it_is_up_again(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
@@ -101,6 +102,7 @@ def test_machine_that_was_off_moves_when_it_is_up_again(
         check_only_broker(queue, broker)
 
 
+@pytest.mark.drawn
 @on_redis
 def test_move_is_cancelled_while_the_old_worker_ends_its_tasks(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
@@ -124,6 +126,7 @@ def after_12_seconds(machines: Machines) -> None:
     time.sleep(12 * machines.topology.time_factor)
 
 
+@pytest.mark.drawn
 @pytest.mark.one_broker  # it moves in both directions
 def test_worker_loses_power_during_a_move_with_a_changed_setting(
     broker: str, airflow: Airflow, machines: Machines, queue: Guest

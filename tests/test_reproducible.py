@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.checkout import Checkout
 
 SECOND_LAB = {"WORKERS": "1"}  # runs in addition to the lab under test
 
 
+@pytest.mark.drawn
 def test_two_labs_built_from_scratch_have_equal_manifests(tmp_path: Path) -> None:
     one, other = (_manifest_of_a_new_lab(tmp_path / "lab", build) for build in ("one", "other"))
     assert one.keys() == {"broker", "master1", "worker1"}

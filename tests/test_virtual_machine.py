@@ -19,6 +19,7 @@ from lab.checkout import Lab
 from lab.machines import Guest
 from tests.support.virtual_machine import BOX, BOX_AGAIN, VirtualMachine
 
+pytestmark = pytest.mark.drawn("virtual machine")
 OF_A_MACHINE = ["tests/test_machines.py", "tests/test_services.py", "tests/test_broker.py"]
 
 

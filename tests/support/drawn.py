@@ -1,7 +1,7 @@
 """What `make test` leaves out, drawn by the commit; `make test-all` runs all tests.
 
-It runs a third of the drills, and builds the box once. A test marked `one_broker` makes no claim about a broker: it
-runs on one of them. A test that is named, by its path or with -k, always runs.
+Of the tests marked `drawn`, it runs a third. A test marked `one_broker` says nothing about a broker, and runs on one of
+them. A test that is named, by its path or with -k, always runs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pytest
 
 from tests.support import ROOT
 
-SHARE = 3  # one of so many drills
+SHARE = 3  # one of so many
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="all drills on all brokers, and the tests marked `thorough`")
+    parser.addoption("--all", action="store_true", help="leave no test out: CONTRIBUTING.md, The tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,19 +27,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.all or by_name or config.args_source != pytest.Config.ArgsSource.TESTPATHS:
         return
     seed = commit()
-    left_out = not_drawn([item.nodeid for item in items if item.nodeid.startswith("tests/test_drills.py::")], seed)
-    left_out |= on_other_brokers(
-        {one.nodeid: test_of(one) for one in items if one.get_closest_marker("one_broker")}, seed
-    )
+    either = {item.nodeid: test_of(item) for item in items if item.get_closest_marker("one_broker")}
+    left_out = on_other_brokers(either, seed)
+    left = [item for item in items if item.nodeid not in left_out]
+    left_out |= not_drawn({item.nodeid: group_of(item) for item in left if item.get_closest_marker("drawn")}, seed)
     kept = [item for item in items if item.nodeid not in left_out and not item.get_closest_marker("thorough")]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
 
-def not_drawn(drills: list[str], seed: str) -> set[str]:
-    """Return the drills that a commit leaves out. Consecutive commits draw independently."""
-    drawn = random.Random(seed).sample(drills, -(-len(drills) // SHARE))  # noqa: S311
-    return set(drills) - set(drawn)
+def not_drawn(groups: Mapping[str, str], seed: str) -> set[str]:
+    """Return the ids that a commit leaves out, given the group of each. Consecutive commits draw independently."""
+    names = sorted(set(groups.values()))
+    drawn = random.Random(seed).sample(names, -(-len(names) // SHARE))  # noqa: S311
+    return {own for own, group in groups.items() if group not in drawn}
 
 
 def on_other_brokers(tests: Mapping[str, str], seed: str) -> set[str]:
@@ -53,9 +54,19 @@ def on_other_brokers(tests: Mapping[str, str], seed: str) -> set[str]:
 
 def test_of(item: pytest.Item) -> str:
     """Return the name of a test with all its parameters but the broker."""
-    assert isinstance(item, pytest.Function)
-    parameters = {name: value for name, value in item.callspec.params.items() if name != "broker"}
-    return f"{item.path}::{item.originalname} {parameters}"
+    parameters = {name: value for name, value in parameters_of(item).items() if name != "broker"}
+    return f"{item.nodeid.partition('[')[0]} {parameters}"
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return what is drawn together with a test: those on one broker with the same name in the mark, or it alone."""
+    mark = item.get_closest_marker("drawn")
+    assert mark
+    return f"{mark.args[0]} {parameters_of(item).get('broker', '')}" if mark.args else item.nodeid
+
+
+def parameters_of(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 def commit() -> str:
