@@ -1,4 +1,4 @@
-"""The broker: whom it accepts, what it stores, and what it survives."""
+"""The broker: who may connect, what it stores, and what it survives."""
 
 from __future__ import annotations
 
