@@ -46,6 +46,8 @@ CAUSES = (
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.errors.CrashShutdown) "),
             # The connection of a task's own.
             Expected("task", "OperationalError: "),
+            # The API server could not look up the connection: Airflow's client calls this "not defined".
+            Expected("task", "AirflowNotFoundException: The conn_id `lab_database` isn't defined"),
         ),
     ),
     Cause(
@@ -64,6 +66,10 @@ CAUSES = (
             Expected("airflow-worker-#", "ConnectionResetError: [Errno #] Connection reset by peer"),
             Expected("airflow-worker-#", "BrokenPipeError: [Errno #] Broken pipe"),
             Expected("airflow-worker-#", "kombu.exceptions.OperationalError: "),
+            # The message is delivered again, and the API server refuses to start its task a second time.
+            Expected("airflow-worker-#", "[critical ] Couldn't ack #, reason:"),
+            # RabbitMQ's own processes, which end with the server.
+            Expected("rabbit@localhost.log", "[error] <#>   crasher:"),
             # "Error sending Celery workload": the scheduler sends it in its next loop (`lab_executor.py`).
             Expected("airflow-scheduler", "AirflowTaskTimeout: Timeout, PID: #"),
             Expected("airflow-scheduler", "kombu.exceptions.OperationalError: "),
