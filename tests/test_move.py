@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 
@@ -22,7 +23,7 @@ there_and_back = pytest.mark.drawn("there and back")  # to the other broker, and
 DAG = "ledger"
 REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; a crash in between executes it again
 CRASHED = """
-    SELECT task, count(ended), bool_or(attempt = 1 AND host = %(host)s AND started < %(cut)s
+    SELECT task, count(ended), bool_or(attempt = 1 AND host = %(host)s AND started < %(off)s
         AND (ended IS NULL OR ended > %(cut)s - make_interval(secs => %(reported)s))) AS caught, min(attempt)
     FROM attempts WHERE run_id = %(run)s GROUP BY task
 """
@@ -139,6 +140,13 @@ def test_worker_loses_power_during_a_move_with_a_changed_setting(
     )
 
 
+def database_time() -> datetime:
+    with LAB.connect() as connection:
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row
+    return row[0]
+
+
 def lose_worker_during_move(
     airflow: Airflow, machines: Machines, queue: Guest, broker: str, moment: Callable[[Machines], None]
 ) -> None:
@@ -147,16 +155,15 @@ def lose_worker_during_move(
     LAB.eventually(lambda: working(airflow, runs[1]), within=90)
     move = machines.start_provision(BROKER=broker)
     moment(machines)
-    with LAB.connect() as connection:
-        cut = connection.execute("SELECT clock_timestamp()").fetchone()
+    cut = database_time()
     machines.hypervisor("cut", "worker1")  # not with Vagrant's halt: Vagrant locks a machine while it is provisioned
+    off = database_time()
     move.communicate(timeout=300)
     machines.up("worker1")
     check_only_broker(queue, broker)
-    assert cut
     for run_id in runs:
         assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.counts(DAG, run_id)
-        values = {"host": "worker1", "cut": cut[0], "run": run_id, "reported": REPORTED}
+        values = {"host": "worker1", "cut": cut, "off": off, "run": run_id, "reported": REPORTED}
         with LAB.connect() as connection:
             rows = connection.execute(CRASHED, values).fetchall()
         again = {task["map_index"] for task in airflow.tasks(DAG, run_id) if task["try_number"] > 1}
