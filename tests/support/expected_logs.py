@@ -92,7 +92,15 @@ CAUSES = (
             # An answer of 500; and, in worker-freeze and worker-cut-from-api, the refusal of a report on a task that
             # another worker has by now: the drill judges that the task is committed once.
             Expected("airflow-worker-#", "airflow.sdk.api.client.ServerResponseError: Server returned error"),
+            # The same refusal, in the log of the task.
+            Expected("task", "AirflowRuntimeError: API_SERVER_ERROR: "),
         ),
+    ),
+    Cause(
+        "a changed setting restarts the DAG processors, or a drill stops their machine",
+        (DRILL, "test_provisioning.py::test_changed_setting_fails_no_request_and_interrupts_no_task"),
+        "it was told to stop, while it read a DAG file",
+        (Expected("airflow-dag-processor", "SystemExit: #"),),
     ),
 )
 EXPECTED = tuple(line for cause in CAUSES for line in cause.lines)
