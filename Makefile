@@ -1,66 +1,91 @@
-# `make up` and `make test` add what a fresh machine lacks, then call Vagrant and pytest.
-# The plain commands (vagrant up, halt, ssh, provision, destroy) work beside them.
+# `make up` and `make test` install what is missing on a new host, then call Vagrant and pytest.
+# Vagrant's own commands (vagrant up, halt, ssh, provision, destroy) work too.
 
 LAB := sh provision/host/with-groups.sh
 BIN := .venv/bin
-# The host's certificates, for pip and uv: some networks have their own.
+ENVIRONMENT := sh provision/host/environment.sh
+# The host's certificates, for pip and uv: some networks use their own.
 CA := /etc/ssl/certs/ca-certificates.crt
 ifneq ($(wildcard $(CA)),)
 export PIP_CERT ?= $(CA)
 export SSL_CERT_FILE ?= $(CA)
 endif
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
+# What `make lint` does about a command that this host does not have; in CI, it is an error.
+SKIP := $(if $(CI),,--skip-missing)
 
-.PHONY: up box test unit lint format lock figures status doctor heal drills clean host
+.PHONY: help up machines prepare box test test-all unit lint format lock figures status doctor heal drills clean host
 
-up: host ## the lab, from nothing
+help: ## this list
+	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' Makefile | expand --tabs=20
+
+up: host ## start the lab, from nothing
+	@$(MAKE) --silent --jobs=2 machines prepare
+	@$(MAKE) --silent .lab/venv/installed
+
+# First of the two: make gives standard input to one job alone.
+machines:
 	@$(LAB) vagrant up
 
-box: ## our own Debian 13 for libvirt, anew, from Debian's archive alone: .lab/box/airflow-lab.box
+# While the machines start. A failure is ignored here: `up` does it again at the end.
+prepare:
+	-@$(MAKE) --silent .lab/venv/installed
+
+box: ## build the Debian 13 box for libvirt from Debian's archive: .lab/box/airflow-lab.box
 	@rm -rf .lab/box
 	@PROVIDER=libvirt sh provision/host/install.sh
 
-test: up lint ## everything: the style, and the whole suite on the running lab
+test: up $(BIN)/airflow ## check the style, then run the tests on the running lab; CONTRIBUTING.md says what it leaves out
+	@sh tests/lint.sh
 	@PROVIDER=docker sh provision/host/install.sh
 	@PROVIDER=libvirt sh provision/host/install.sh no-box
-	@$(LAB) $(BIN)/pytest
+	@$(LAB) $(BIN)/pytest $(ALL)
 
-unit: .venv/installed ## the tests that need no machine
+test-all: ## as test, and leave nothing out
+	@$(MAKE) --no-print-directory test ALL=--all
+
+unit: $(BIN)/airflow ## run the tests that need Python only
 	@$(BIN)/pytest tests/unit
+	@echo "==> lab: left out: tests/host, which call vagrant, ruby, docker, git and others, and the tests of the lab. Next: make test"
 
-lint: .venv/installed ## style, types and data: tests/lint.sh, which the flake's checks run too
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/lint.sh
+lint: .venv/installed ## check style, types and data (tests/lint.sh); skip the checks whose command this host lacks
+	@sh tests/lint.sh $(SKIP)
 
-format: .venv/installed ## rewrites the Python files, and the README's table of machines
+format: .venv/installed ## format the Python files, and renew what is generated: lab/generate.py
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
-	@$(BIN)/python -m lab.readme
+	@$(BIN)/python -m lab.generate
 
-lock: .venv/installed ## the newest packages that requirements.in allows; `vagrant provision` brings them to the machines
+lock: .venv/installed ## lock the newest packages that config/requirements.in allows, and what pyproject.toml adds; then: vagrant provision
 	@$(LOCK) --upgrade --python-version 3.11 config/requirements.in --output-file config/requirements.lock
-	@$(LOCK) --python-version 3.13 provision/requirements.in --output-file provision/requirements.lock
-	@$(LOCK) --python-version 3.11 --constraint config/requirements.lock tests/requirements.in --output-file tests/requirements.lock
+	@$(LOCK) --python-version 3.13 --group provisioning --output-file provision/requirements.lock
+	@$(LOCK) --python-version 3.11 --constraint config/requirements.lock pyproject.toml --output-file lab/requirements.lock
+	@$(LOCK) --python-version 3.11 --constraint config/requirements.lock --constraint lab/requirements.lock pyproject.toml --group dev --output-file tests/requirements.lock
 
-figures: up .venv/installed ## measures what the README says of time and memory
-	@$(LAB) $(BIN)/python -m lab.figures
+figures: up ## measure times and memory, for docs/figures.md; destroys the lab and creates it again
+	@$(LAB) .lab/venv/bin/python -m lab.figures
 
-status doctor heal: .venv/installed ## `lab` beside make: bin/lab --help
+status doctor heal: ## call bin/lab status, doctor or heal; more: bin/lab --help
 	@bin/lab $@
 
-drills: up .venv/installed ## every drill on both brokers, and the README's table of them
-	@bin/lab drill all --broker both
-	@$(BIN)/python -m lab.readme drills
+drills: up ## run every drill on both brokers, and update the table in docs/failures.md
+	@bin/lab drill all --broker both; failed=$$?; .lab/venv/bin/python -m lab.generate drills && exit $$failed
 
-clean: ## the machines, the images, the secrets and the Python environment
+clean: ## remove the machines, images, secrets and Python environments
 	@$(LAB) sh provision/host/clean.sh
 
-host:
+host: ## install and start what this host lacks: Vagrant and the provider
 	@sh provision/host/install.sh
 
-.venv/installed: config/requirements.lock tests/requirements.lock
-	@echo "==> lab: the Python environment of the tests (.venv)"
-	@python3 -m venv --clear .venv
-	@cp nix/libraries.pth .venv/lib/python3.*/site-packages
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/requirements.lock
-	@$(BIN)/uv pip install --quiet --require-hashes --requirement config/requirements.lock
+# What `lab` imports: bin/lab. Airflow is not among it.
+.lab/venv/installed: lab/requirements.lock
+	@$(ENVIRONMENT) .lab/venv lab/requirements.lock
+
+# The same, with what the tests and lint.sh import and call.
+.venv/installed: tests/requirements.lock
+	@$(ENVIRONMENT) .venv tests/requirements.lock
+
+# Airflow too, which the tests of its configuration, DAGs and executor import. A file that `uv sync` would remove.
+$(BIN)/airflow: .venv/installed config/requirements.lock
+	@$(ENVIRONMENT) .venv tests/requirements.lock config/requirements.lock
 	@touch $@

@@ -1,5 +1,5 @@
 {
-  description = "The tools to run and test airflow-lab, and what a NixOS host of it needs";
+  description = "The tools to run and test airflow-lab, and a module for its NixOS hosts";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
@@ -24,7 +24,7 @@
       devShells = each (pkgs: {
         default = import ./nix/devshell.nix { inherit pkgs; };
       });
-      # `nix fmt` gives it no file: nixfmt-tree formats the tree then, nixfmt would read standard input.
+      # `nix fmt` passes no file. nixfmt-tree then formats the tree; nixfmt would read standard input.
       formatter = each (pkgs: pkgs.nixfmt-tree);
       checks = each (pkgs: import ./nix/checks.nix { inherit pkgs self; });
       nixosModules.host = ./nix/host.nix;

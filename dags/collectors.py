@@ -1,4 +1,4 @@
-"""Parallel collectors that write to one table; the first task creates it, unless it is there already."""
+"""Parallel collectors that write to one table; the first task creates it, unless it exists."""
 
 import os
 import socket
@@ -18,12 +18,12 @@ TABLE = """
 def collectors():
     @task
     def create_table() -> None:
-        # Two runs at once would both find no table: CREATE ... IF NOT EXISTS is not atomic.
+        # CREATE ... IF NOT EXISTS is not atomic: two runs at the same time could both try to create the table.
         PostgresHook("lab_database").run(["SELECT pg_advisory_xact_lock(2)", TABLE])
 
     @task
     def collect(collector: str, run_id: str | None = None) -> None:
-        """Write what this machine measures; a second try replaces the row of the first."""
+        """Write a measurement of this machine; a second attempt replaces the row of the first."""
         PostgresHook("lab_database").insert_rows(
             "collected",
             [(run_id, collector, socket.gethostname(), os.getloadavg()[0])],

@@ -1,4 +1,4 @@
-"""Two tasks, each pinned to a queue: which worker runs a task is decided by the queues it listens to."""
+"""Two tasks, each in its own queue: only workers that consume a queue run its tasks."""
 
 import socket
 

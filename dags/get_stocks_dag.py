@@ -1,7 +1,7 @@
-"""Monthly stock prices, one task a ticker, one run a month: catch-up fills in what has not run yet.
+"""Monthly stock prices, one task per ticker, one run per month. Catch-up runs the months that have not run yet.
 
-The prices are a public data set (January 2000 to March 2010) that the vega_datasets package carries, so the DAG
-needs no network. A month that runs again replaces its own rows, and so changes nothing.
+The prices are a public data set (January 2000 to March 2010) that the vega_datasets package contains, so the
+DAG needs no network. A run is idempotent: it replaces the rows of its month.
 """
 
 from datetime import UTC, datetime

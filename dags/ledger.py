@@ -1,4 +1,4 @@
-"""Tasks that enter themselves in a ledger, begin, every second, and end: what was lost, or done twice?"""
+"""Tasks that record their start, every second, and their end in a table. It shows tasks lost or executed twice."""
 
 import socket
 import time
@@ -9,51 +9,50 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import BaseHook, Param, dag, task
 
 TABLE = """
-    CREATE TABLE IF NOT EXISTS tries (
+    CREATE TABLE IF NOT EXISTS attempts (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        run_id text NOT NULL, task int NOT NULL, try int NOT NULL, host text NOT NULL,
+        token uuid UNIQUE, run_id text NOT NULL, task int NOT NULL, attempt int NOT NULL, host text NOT NULL,
         started timestamptz NOT NULL DEFAULT clock_timestamp(),
         seen timestamptz NOT NULL DEFAULT clock_timestamp(),
         ended timestamptz,
-        stands boolean NOT NULL DEFAULT false
+        committed boolean NOT NULL DEFAULT false
     )
 """
-# The effect of a task stands once, whichever of its tries is the first at its end: Airflow and Celery promise no more
-# than that a task is done at least once, and a machine that is cut off goes on with what it has.
-ONCE = "CREATE UNIQUE INDEX IF NOT EXISTS stands_once ON tries (run_id, task) WHERE stands"
-# An entry has a key of its task's making: a write whose answer was lost is sent again, and must change nothing more.
-KEY = "ALTER TABLE tries ADD COLUMN IF NOT EXISTS token uuid"
-ONE_ENTRY = "CREATE UNIQUE INDEX IF NOT EXISTS one_entry ON tries (token)"
-SCHEMA = (TABLE, KEY, ONE_ENTRY, ONCE)
+# The effect of a task is committed once, by the first of its attempts that ends: Airflow and Celery only promise that a
+# task is executed at least once, and a machine that is cut off continues its tasks.
+ONCE = "CREATE UNIQUE INDEX IF NOT EXISTS committed_once ON attempts (run_id, task) WHERE committed"
+SCHEMA = (TABLE, ONCE)
+# The task makes the token: it sends a write again if the answer was lost, and the write must not count twice.
 BEGIN = """
-    INSERT INTO tries (token, run_id, task, try, host) VALUES (%s, %s, %s, %s, %s)
+    INSERT INTO attempts (token, run_id, task, attempt, host) VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT (token) DO UPDATE SET token = excluded.token RETURNING id
 """
-SEEN = "UPDATE tries SET seen = clock_timestamp() WHERE id = %s RETURNING id"
+SEEN = "UPDATE attempts SET seen = clock_timestamp() WHERE id = %s RETURNING id"
 END = """
-    UPDATE tries SET
+    UPDATE attempts SET
         seen = coalesce(ended, clock_timestamp()), ended = coalesce(ended, clock_timestamp()),
-        stands = stands OR NOT EXISTS (
-            SELECT FROM tries other WHERE other.run_id = tries.run_id AND other.task = tries.task AND other.stands
+        committed = committed OR NOT EXISTS (
+            SELECT FROM attempts other
+            WHERE other.run_id = attempts.run_id AND other.task = attempts.task AND other.committed
         )
     WHERE id = %s RETURNING id
 """
 
 
 class Ledger:
-    """The ledger, over one connection, which is made anew when it breaks."""
+    """The table, over one connection, which is replaced when it breaks."""
 
     def __init__(self) -> None:
         self.hook = PostgresHook("lab_database", connection=BaseHook.get_connection("lab_database"))
         self.connection = None
 
     def begin(self, *values: object) -> int:
-        """Make an entry for a try of a task, given its run, map index and number, and return the entry's id."""
+        """Record the start of an attempt, given its run, map index and number, and return the id of its row."""
         return self.write(BEGIN, str(uuid.uuid4()), *values, socket.gethostname())
 
     @tenacity.retry(stop=tenacity.stop_after_delay(120), wait=tenacity.wait_fixed(1))
     def write(self, sql: str, *values: object) -> int:
-        """Execute an idempotent statement and return the entry's id; also if the database is away for a while."""
+        """Execute an idempotent statement and return the id of the row. Retries while the database is unavailable."""
         try:
             self.connection = self.connection or self.hook.get_conn()
             self.connection.autocommit = True
@@ -81,7 +80,7 @@ def number(default: int, description: str) -> Param:
 def ledger():
     @task
     def plan(params: dict | None = None) -> list[int]:
-        """Create the table and return how many seconds each task takes, the long one first."""
+        """Create the table and return the seconds of each task, the long one first."""
         assert params is not None
         PostgresHook("lab_database").run(["SELECT pg_advisory_xact_lock(4)", *SCHEMA])
         return [params["long"]] * bool(params["long"]) + [params["seconds"]] * params["tasks"]

@@ -1,1 +1,1 @@
-"""The lab as Python sees it: one model for provisioning, tests and commands."""
+"""The lab: one model for provisioning, tests and commands."""

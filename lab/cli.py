@@ -1,4 +1,4 @@
-"""`lab`: look at the lab, break it, heal it, and run drills."""
+"""`lab`: look at the lab, inject faults, heal them, and run drills."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ from lab import deploy as deploy_
 from lab import doctor as doctor_
 from lab import drills, faults, report
 from lab import status as status_
-from lab.machines import Machines, UnsupportedError
-from lab.topology import QUEUE_UNITS, ROOT
+from lab.checkout import Lab, NoLabError, find_root
+from lab.machines import UnsupportedError
+from lab.topology import BROKERS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False)
-REPORTS = ROOT / ".lab" / "reports"
-BROKERS = tuple(QUEUE_UNITS)
 MANIFEST = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.manifest"
 GOOD, BAD = "[green]✓[/]", "[red]✗[/]"
 
 
 def fail(text: str) -> typer.Exit:
-    """Say what is wrong and return what ends the command with code 2."""
+    """Print an error, and return the exception that ends the command with code 2."""
     print(f"lab: {text}", file=sys.stderr)
     return typer.Exit(2)
 
 
-def machines_of_the_lab() -> Machines:
-    """Return the machines, if `vagrant up` has ever made them."""
-    if not (ROOT / ".lab" / "secrets.json").exists():
-        raise fail("there is no lab in this checkout. Next: make up")
-    return Machines()
+def this_lab() -> Lab:
+    """Return the lab of the checkout that the command is called in."""
+    try:
+        return Lab.find(Path.cwd())
+    except NoLabError as error:
+        raise fail(str(error)) from error
 
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0 if all is well."""
-    machines = machines_of_the_lab()
-    found = status_.collect(machines)
+    """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0: all is healthy."""
+    lab = this_lab()
+    found = status_.collect(lab)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
     elif watch:
         with Live(screen(found), console=console, screen=True) as live:
             while True:
                 time.sleep(2)
-                live.update(screen(status_.collect(machines)))
+                live.update(screen(status_.collect(lab)))
     else:
         console.print(screen(found))
     raise typer.Exit(1 if found.problems else 0)
@@ -79,7 +79,7 @@ def screen(found: status_.Status) -> Group:
         beats.add_row(role, "  ".join(f"{name} {age:.0f}" for name, age in sorted(ages.items())))
     workers = Table("worker", "running", "takes tasks from", box=None, pad_edge=False)
     for name, worker in found.workers.items():
-        before = f" ({worker['draining']} by the worker before)" if worker["draining"] else ""
+        before = f" ({worker['draining']} by the old worker)" if worker["draining"] else ""
         workers.add_row(name, f"{worker['running']}{before}", ", ".join(worker["queues"]) or f"{BAD} nothing")
     queues = "  ".join(f"{name} {depth}" for name, depth in found.queues.items())
     tasks = "  ".join(f"{count} {state}" for state, count in found.tasks.items()) or "none left"
@@ -90,25 +90,25 @@ def screen(found: status_.Status) -> Group:
     for run in found.runs:
         runs.add_row(run["dag_id"], run["run_after"][:19].replace("T", " "), run["state"])
     lines = f"queued on {found.broker}: {queues or '?'}\ntasks: {tasks}\ndatabase: {database}"
-    verdict = "\n".join(f"{BAD} {problem}" for problem in found.problems) or f"{GOOD} all is well"
+    verdict = "\n".join(f"{BAD} {problem}" for problem in found.problems) or f"{GOOD} all is healthy"
     return Group(where, "", beats, "", workers, "", lines, "", runs, "", verdict)
 
 
 @app.command()
 def doctor() -> None:
-    """Compare across machines what must be equal or must fit; name the cure for what does not. Exit code 0: it fits."""
-    found = doctor_.examine(machines_of_the_lab())
+    """Compare the machines with each other, and name the fix for what does not match. Exit code 0 if all matches."""
+    found = doctor_.examine(this_lab())
     for finding in found:
-        console.print(f"{BAD} {finding.machine}: {finding.wrong}\n  cure: {finding.cure}", soft_wrap=True)
+        console.print(f"{BAD} {finding.machine}: {finding.wrong}\n  fix: {finding.fix}", soft_wrap=True)
     if found:
         raise typer.Exit(1)
-    console.print(f"{GOOD} secrets, packages, airflow.cfg, DAGs, names, ports and clocks fit")
+    console.print(f"{GOOD} secrets, packages, airflow.cfg, DAGs, names, ports and clocks match")
 
 
 @app.command()
 def manifest() -> None:
-    """Print, as JSON, what each machine is made of: packages, and files with their hashes; without secrets."""
-    machines = machines_of_the_lab()
+    """Print, as JSON, the packages of each machine, and its files with their hashes; without secrets."""
+    machines = this_lab().machines
     found = {
         machine.name: json.loads(machines.guest(machine.name).run_script(MANIFEST))
         for machine in machines.topology.machines
@@ -124,37 +124,38 @@ def fault(
         str, typer.Argument(help="kill, restart: the service, by its role. partition: machines or roles, with commas.")
     ] = "",
 ) -> None:
-    """Do something bad to a machine. `lab heal` undoes it."""
-    machines = machines_of_the_lab()
-    names = [machine.name for machine in machines.topology.machines]
+    """Inject a fault into a machine. `lab heal` undoes it."""
+    lab = this_lab()
+    names = [machine.name for machine in lab.topology.machines]
     if what not in faults.FAULTS:
         raise fail(f"no fault {what!r}: {', '.join(faults.FAULTS)}")
     if machine not in names and not (machine == faults.ALL and what in ("halt", "crash")):
         raise fail(f"no machine {machine!r}: {', '.join(names)}; halt and crash also take {faults.ALL}")
-    if machines.topology.provider == "docker" and what in faults.CONTAINER:
-        raise fail(f"no {what} on docker: {faults.CONTAINER[what]}. Real machines have it: PROVIDER=libvirt make up")
-    takes = faults.FAULTS[what].takes
-    if bool(takes) != bool(target):
-        raise fail(f"{what} takes {'a third word' if takes else 'no third word'}{f': {takes}' if takes else ''}")
+    chosen = faults.FAULTS[what]
+    if lab.topology.provider == "docker" and chosen.not_on_docker:
+        raise fail(f"no {what} on docker: {chosen.not_on_docker}. Virtual machines have it: PROVIDER=libvirt make up")
+    if bool(chosen.takes) != bool(target):
+        wanted = f"needs an argument: {chosen.takes}" if chosen.takes else "takes no argument other than the machine"
+        raise fail(f"{what} {wanted}")
     try:
-        note = faults.FAULTS[what].inject(machines, machine, target)
+        note = chosen.inject(lab, machine, target)
     except faults.UnknownError as error:
         raise fail(str(error)) from error
-    except RuntimeError as error:  # testinfra's for a connection that there is not
+    except RuntimeError as error:  # testinfra's, if it cannot connect
         raise fail(f"{machine} does not answer. Next: lab status, lab heal") from error
     except (AssertionError, subprocess.CalledProcessError) as error:
-        raise fail(f"{what} {machine} could not be done. Next: lab status. {error}") from error
+        raise fail(f"{what} {machine} failed. Next: lab status. {error}") from error
     console.print(f"{what} {machine} {target}: done. {note or ''}\nNext: lab status --watch, then lab heal")
 
 
 @app.command()
 def heal() -> None:
-    """Undo every fault: thaw, reconnect, start and bring up what is not."""
+    """Undo every fault: thaw, bring up, reconnect and restart."""
     try:
-        undone = faults.heal(machines_of_the_lab())
+        undone = faults.heal(this_lab())
     except subprocess.CalledProcessError as error:
-        raise fail(f"not all could be undone: {error}\n{error.stderr or ''}Next: make up") from error
-    console.print("\n".join(undone) or "nothing had to be undone")
+        raise fail(f"not everything was undone: {error}\n{error.stderr or ''}Next: make up") from error
+    console.print("\n".join(undone) or "nothing to undo")
 
 
 Label = Annotated[str, typer.Argument(help="before-upgrade, for example")]
@@ -162,28 +163,28 @@ Label = Annotated[str, typer.Argument(help="before-upgrade, for example")]
 
 @app.command()
 def snapshot(name: Label) -> None:
-    """Keep all machines as they are, under a name; they are shut down for it and brought up again."""
-    machines, taken = _snapshots()
+    """Save all machines under a name; they are shut down for it and brought up again."""
+    lab, taken = _snapshots()
     if name in taken or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise fail(f"{name!r}: there is a snapshot of that name, or it has more than a-z, 0-9 and -")
-    machines.snapshot(name)
-    console.print(f"snapshot {name}: kept. Next: change what you like, then lab restore {name}")
+        raise fail(f"{name!r}: a snapshot has that name, or it has other characters than a-z, 0-9 and -")
+    lab.machines.snapshot(name)
+    console.print(f"snapshot {name}: saved. Next: change the lab, then lab restore {name}")
 
 
 @app.command()
 def restore(name: Label) -> None:
-    """Bring all machines back to a snapshot."""
-    machines, taken = _snapshots()
+    """Restore all machines from a snapshot."""
+    lab, taken = _snapshots()
     if name not in taken:
         raise fail(f"no snapshot {name!r}: {', '.join(sorted(taken)) or 'there is none'}")
-    machines.restore(name)
-    console.print("\n".join(faults.heal(machines)) or f"restored {name}")
+    lab.machines.restore(name)
+    console.print("\n".join(faults.heal(lab)) or f"restored {name}")
 
 
-def _snapshots() -> tuple[Machines, set[str]]:
-    machines = machines_of_the_lab()
+def _snapshots() -> tuple[Lab, set[str]]:
+    lab = this_lab()
     try:
-        return machines, machines.snapshots()
+        return lab, lab.machines.snapshots()
     except UnsupportedError as error:
         raise fail(str(error)) from error
 
@@ -193,10 +194,14 @@ def deploy(
     inventory: Annotated[Path, typer.Argument(help="Addresses and roles, in the form of config/lab.json.")],
     ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh -o BatchMode=yes",
 ) -> None:
-    """Bring machines that Vagrant did not make to their roles, over SSH."""
-    os.chdir(os.environ.get("LAB_CWD", "."))  # the caller's: the inventory, and a key for ssh, may be relative to it
+    """Bring machines that Vagrant did not create to their roles, over SSH."""
     try:
-        failed = deploy_.deploy(inventory.resolve(), shlex.split(ssh), console.print)
+        root = find_root(Path.cwd())
+    except NoLabError as error:
+        raise fail(str(error)) from error
+    os.chdir(os.environ.get("LAB_CWD", "."))  # the inventory, and a key for ssh, may be relative to the caller's folder
+    try:
+        failed = deploy_.deploy(root, inventory.resolve(), shlex.split(ssh), console.print)
     except deploy_.InvalidError as error:
         raise fail(str(error)) from error
     raise typer.Exit(1 if failed else 0)
@@ -204,11 +209,11 @@ def deploy(
 
 @app.command()
 def drill(
-    names: Annotated[list[str] | None, typer.Argument(help="Drills; none: lists them. all: every one.")] = None,
-    broker: Annotated[str, typer.Option(help="Move the lab there before: redis, rabbitmq, both.")] = "",
-    soak: Annotated[int, typer.Option(help="So many drills, each drawn at random from those named, or from all.")] = 0,
+    names: Annotated[list[str] | None, typer.Argument(help="Drills, or all; without a name they are listed.")] = None,
+    broker: Annotated[str, typer.Option(help="Move the lab to this broker first: redis, rabbitmq, both.")] = "",
+    soak: Annotated[int, typer.Option(help="Run this many drills, drawn at random from those named, or from all.")] = 0,
 ) -> None:
-    """Run drills: work, a fault, recovery, a judgement, and a page with a picture in .lab/reports."""
+    """Run drills: a workload, a fault, recovery, a judgement, and a page with a picture in .lab/reports."""
     if not names and not soak:
         listing = Table("drill", "what happens", box=None, pad_edge=False)
         for name, one in drills.DRILLS.items():
@@ -219,45 +224,48 @@ def drill(
         raise fail(f"no drill {', '.join(unknown)}: {', '.join(drills.DRILLS)}, or all")
     if broker not in ("", "both", *BROKERS):
         raise fail(f"no broker {broker!r}: {', '.join(BROKERS)}, both")
-    machines = machines_of_the_lab()
+    lab = this_lab()
     chosen = names if names and "all" not in names else list(drills.DRILLS)
     if soak:
         chosen = random.choices(chosen, k=soak)  # noqa: S311
-    current = machines.topology.broker
+    current = lab.topology.broker
     order = {"": [current], "both": sorted(BROKERS, key=lambda name: name != current)}.get(broker, [broker])
     records = []
     try:
         for on in order:
-            if machines.topology.broker != on:
+            if lab.topology.broker != on:
                 console.print(f"moving to {on}")
-                machines.provision(BROKER=on)
+                lab.machines.provision(BROKER=on)
             for name in chosen:
-                records.append(_run(name, machines))
+                records.append(_run(name, lab))
+        if lab.topology.broker != current and broker == "both":
+            console.print(f"moving back to {current}")
+            lab.machines.provision(BROKER=current)
     finally:
         if records:
             console.print(_table(records))
     raise typer.Exit(0 if all(record.passed for record in records) else 1)
 
 
-def _run(name: str, machines: Machines) -> drills.Record:
+def _run(name: str, lab: Lab) -> drills.Record:
     console.rule(f"{name}: {drills.DRILLS[name].title}", align="left")
     start = time.monotonic()
     try:
-        record = drills.run(name, machines, lambda text: console.print(f"{time.monotonic() - start:5.0f} s  {text}"))
+        record = drills.run(name, lab, lambda text: console.print(f"{time.monotonic() - start:5.0f} s  {text}"))
     except (AssertionError, httpx.HTTPError) as error:
-        raise fail(f"{name} did not begin or end as it should: {error}. Next: lab status, lab heal") from error
-    page = report.write(record, REPORTS)
-    console.print(f"{GOOD if record.passed else BAD} {page.relative_to(ROOT)}", soft_wrap=True)
+        raise fail(f"{name} did not start or did not end: {error}. Next: lab status, lab heal") from error
+    page = report.write(record, lab.state("reports"))
+    console.print(f"{GOOD if record.passed else BAD} {page.relative_to(lab.root)}", soft_wrap=True)
     return record
 
 
 def _table(records: list[drills.Record]) -> Table:
-    rest = ("broker", "", "seconds", "lost", "double", "twice", "overlap", "failed")
+    rest = ("broker", "", "seconds", "lost", "duplicated", "twice", "overlap", "failed")
     table = Table(Column("drill", no_wrap=True), *rest, box=None, pad_edge=False)
     table.caption_justify = "left"
     table.caption = (
-        "seconds until what the fault caught ran again; tasks lost, standing double, done twice; "
-        "seconds that two tries of a task overlapped; failed requests"
+        "seconds until the interrupted tasks ran again; tasks lost, committed more than once, executed twice; "
+        "seconds that two attempts of a task overlapped; failed requests"
     )
     for record in records:
         judgement = record.judgement
@@ -267,8 +275,8 @@ def _table(records: list[drills.Record]) -> Table:
             GOOD if record.passed else BAD,
             "-" if record.recovery is None else f"{record.recovery:.1f}",
             str(len(judgement.lost)),
-            str(len(judgement.double)),
-            str(len(judgement.repeated)),
+            str(len(judgement.duplicated)),
+            str(len(judgement.executed_twice)),
             f"{max(judgement.overlaps.values(), default=0):.1f}",
             f"{record.failed_requests}/{len(record.requests)}",
         )

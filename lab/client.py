@@ -1,77 +1,27 @@
-"""Clients of the lab, as anyone outside it would use it: Airflow's REST API through nginx, and the DAGs' database."""
+"""A client of Airflow's REST API, which it reaches through nginx, as a user does."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
-import psycopg
 
-from lab.topology import ROOT, Topology
+from lab.waiting import eventually
 
-T = TypeVar("T")  # Python 3.11 has no `def eventually[T]`
 TERMINAL = ("success", "failed")
-TOKEN_KEPT = 12 * 3600  # seconds
-
-
-def secrets(root: Path = ROOT) -> dict[str, str]:
-    """Return the secrets of the checkout; FileNotFoundError before its first `vagrant up`."""
-    return json.loads((root / ".lab" / "secrets.json").read_text())
-
-
-def connect(topology: Topology, database: str = "lab") -> psycopg.Connection[Any]:
-    """Return a connection to the database that the DAGs write to, or to Airflow's own."""
-    return psycopg.connect(
-        host=topology.with_role("database")[0].address,
-        user="airflow",
-        password=secrets()["postgresql_password"],
-        dbname=database,
-        autocommit=True,
-        connect_timeout=4 * topology.time_factor,
-    )
-
-
-def eventually(predicate: Callable[[], T], *, within: float, every: float = 1) -> T:
-    """Call `predicate` until it raises no AssertionError and return its result.
-
-    After `within` seconds, times the lab's `time_factor`, the last AssertionError is raised.
-    """
-    deadline = time.monotonic() + within * Topology.load().time_factor
-    while True:
-        try:
-            return predicate()
-        except AssertionError as error:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {within:g} s: {error}") from error
-            time.sleep(every)
 
 
 class Airflow:
-    """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError on an answer of 400 and above."""
+    """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError for a status of 400 and above."""
 
-    def __init__(self, url: str, password: str, token: str = "") -> None:
-        self.http = httpx.Client(base_url=url, timeout=30 * Topology.load().time_factor, trust_env=False)
+    def __init__(self, url: str, password: str, token: str = "", time_factor: int = 1) -> None:
+        # Without the host's proxy: no proxy reaches the lab.
+        self.http = httpx.Client(base_url=url, timeout=30 * time_factor, trust_env=False)
+        self.time_factor = time_factor
         self.password = password
         self.http.headers["Authorization"] = f"Bearer {token or self.token()}"
-
-    @classmethod
-    def of_this_checkout(cls) -> Airflow:
-        """Return a client of the running lab.
-
-        Its token is kept in `.lab/` for half of the day that it is good: Airflow takes five logins in 40 s.
-        """
-        kept, url = ROOT / ".lab" / "token", f"http://{Topology.load().reach('load_balancer', 'load_balancer')}"
-        fresh = kept.exists() and time.time() - kept.stat().st_mtime < TOKEN_KEPT
-        airflow = cls(url, secrets()["airflow_admin_password"], kept.read_text() if fresh else "")
-        if not fresh:
-            kept.touch(mode=0o600)
-            kept.write_text(airflow.http.headers["Authorization"].removeprefix("Bearer "))
-        return airflow
 
     def token(self) -> str:
         """Log in and return a token."""
@@ -93,17 +43,17 @@ class Airflow:
         return answer.raise_for_status().json()["dag_run_id"]
 
     def wait(self, dag_id: str, run_id: str, within: float) -> dict[str, Any]:
-        """Return a run once it has ended, however it did; AssertionError after `within` seconds."""
+        """Return a run when it has ended, in whatever state; AssertionError after `within` s times time_factor."""
 
         def ended() -> dict[str, Any]:
             run = self.get(f"dags/{dag_id}/dagRuns/{run_id}")
             assert run["state"] in TERMINAL, f"{dag_id} {run_id} is {run['state']}: {self.states(dag_id, run_id)}"
             return run
 
-        return eventually(ended, within=within)
+        return eventually(ended, seconds=within * self.time_factor)
 
     def give_up(self, dag_id: str, run_id: str) -> None:
-        """Mark a run as failed: none of its tasks goes on, or begins."""
+        """Mark a run as failed, which ends its tasks."""
         self.http.patch(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
@@ -120,7 +70,7 @@ class Airflow:
         return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
 
     def log(self, task: dict[str, Any]) -> str:
-        """Return the log of the last try of a task instance, as the UI shows it."""
+        """Return the log of the last attempt of a task instance, as the UI shows it."""
         run = f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}"
         path = f"{run}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
         return json.dumps(self.get(path, map_index=task["map_index"])["content"])

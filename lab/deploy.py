@@ -1,4 +1,4 @@
-"""Brings machines that Vagrant did not make to their roles, over SSH: the same code, sent to them and started there."""
+"""Provisions machines that Vagrant did not create, over SSH: sends them the same code and runs it there."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lab.topology import ROOT, Topology
+from lab.topology import Topology
 
-# What a machine needs of the checkout. What else is in config/ is the user's and may be private.
-CONFIG = ("airflow.cfg.j2", "connections.yml", "requirements.lock", "variables.json")
+# What a machine needs of the checkout. Other files in config/ are the user's, and may be private.
+CONFIG = ("airflow.cfg.j2", "connections.yml.j2", "requirements.lock", "variables.json")
 SENT = ("provision", "lab", "dags", *(f"config/{name}" for name in CONFIG))
+HOST_ONLY = (Path("provision/host"), Path("provision/images"))
 SECRETS = "secrets.json"
-# Ruby resolves a description, here as everywhere; but the inventory alone decides, and not what the caller's shell has
-# chosen for the lab of this checkout, or the machines of that lab.
+# The same code resolves an inventory as for Vagrant. Choices in the environment, and the machines that exist, are those
+# of the checkout's own lab and do not apply.
 RESOLVE = """
 Lab::CHOICES.each_key { |variable| ENV.delete(variable) }
 begin
@@ -28,9 +29,9 @@ rescue Lab::Invalid => e
   abort e.message
 end
 lab.save
-puts JSON.generate(lab.data)
+puts JSON.generate(lab.resolved)
 """
-# A machine's own: its name, the code where a machine of the lab has it, and the DAGs.
+# Runs on a machine: sets its name, and unpacks the code and the DAGs to the same folders as on a lab's machines.
 RECEIVE = """
 set -eu
 umask 022
@@ -40,8 +41,8 @@ new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 tar --extract --gzip --directory "$new" --no-same-owner
 
-# replace FROM TO: TO gets the files of FROM and, only then, loses all others: who reads it meanwhile, as the
-# dag-processor does, finds it neither empty nor a file half written.
+# replace FROM TO: writes the files of FROM to TO, and only then removes all others. The dag-processor, which may
+# read TO at the same time, finds neither an empty folder nor an incomplete file.
 replace() {
   mkdir -p "$2"
   (cd "$1" && find . -mindepth 1 -exec sh -ec '
@@ -65,24 +66,24 @@ for folder in provision lab config; do replace "$new/$folder" "/vagrant/$folder"
 mkdir -p /opt/airflow/logs
 replace "$new/dags" /opt/airflow/dags
 """
-# A plain server may have no sudo.
+# A server may not have sudo.
 AS_ROOT = """if [ "$(id -u)" = 0 ]; then sh -c {command}; else sudo sh -c {command}; fi"""
 
 
 class InvalidError(Exception):
-    """An inventory with a mistake, told in full."""
+    """A mistake in an inventory."""
 
 
-def deploy(inventory: Path, ssh: list[str], say: Callable[[str], None]) -> list[str]:
-    """Bring the machines of `inventory`, in the form of `lab.json`, to their roles; return those that failed.
+def deploy(root: Path, inventory: Path, ssh: list[str], say: Callable[[str], None]) -> list[str]:
+    """Provision the machines of `inventory`, a file in the form of `lab.json`; return those that failed.
 
-    `ssh` is the command that takes an address and a command; its user must be root or may use sudo. Secrets are made
-    at the first time and kept in a folder beside the inventory, named after it. InvalidError before any machine is
-    reached if the inventory has a mistake.
+    `root` is the checkout whose code they get. `ssh` is a command to which an address and a command are added; its user
+    must be root or be allowed to use sudo. Secrets are created the first time and kept in a folder next to the
+    inventory, named after it. InvalidError before any machine is reached if the inventory has a mistake.
     """
     state = _state(inventory)
-    topology = Topology.from_document(_resolve(inventory, state))
-    code = archive()
+    topology = Topology.from_document(_resolve(root, inventory, state))
+    code = archive(root)
 
     def one(name: str) -> bool:
         reach = [*ssh, topology[name].address]
@@ -94,7 +95,7 @@ def deploy(inventory: Path, ssh: list[str], say: Callable[[str], None]) -> list[
                 if sent.returncode:
                     say(f"{name}: failed; see {log.name}")
                     return False
-        say(f"{name}: has its roles")
+        say(f"{name}: provisioned")
         return True
 
     names = [machine.name for machine in topology.machines]
@@ -104,21 +105,22 @@ def deploy(inventory: Path, ssh: list[str], say: Callable[[str], None]) -> list[
 
 
 def _state(inventory: Path) -> Path:
-    """Return the folder in which an inventory's secrets are kept; InvalidError if that is, or would be, another's."""
+    """Return the folder of an inventory's secrets; InvalidError if it belongs to something else."""
     state = inventory.with_suffix("")
     if not inventory.is_file():
         raise InvalidError(f"there is no inventory {inventory}")
     if state == inventory:
-        raise InvalidError(f"{inventory}: give it a name that ends in .json; its secrets are kept under that without")
+        raise InvalidError(
+            f"{inventory}: its name must end in .json; its secrets are kept in a folder named after the rest"
+        )
     if state.exists() and not (state / SECRETS).exists():
-        raise InvalidError(f"{state} is not the state of an inventory: give {inventory.name} another name")
+        raise InvalidError(f"{state} is not the folder of an inventory: rename {inventory.name}")
     return state
 
 
-def _resolve(inventory: Path, state: Path) -> Any:
-    """Check an inventory, write what each machine is given to `state`, and return the inventory as it is understood."""
-    (state / "choices.json").unlink(missing_ok=True)  # an earlier version remembered them, against the inventory
-    command = ["ruby", "-r", str(ROOT / "provision/host/lab"), "-e", RESOLVE, str(ROOT), str(inventory), str(state)]
+def _resolve(root: Path, inventory: Path, state: Path) -> Any:
+    """Validate an inventory, write the documents of its machines to `state`, and return the resolved inventory."""
+    command = ["ruby", "-r", str(root / "provision/host/lab"), "-e", RESOLVE, str(root), str(inventory), str(state)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InvalidError(done.stderr.strip())
@@ -128,21 +130,21 @@ def _resolve(inventory: Path, state: Path) -> Any:
 
 
 def receive(name: str) -> str:
-    """Return the script with which the machine `name` takes an archive from its standard input."""
+    """Return the script with which the machine `name` unpacks an archive from its standard input."""
     return f"name={name}\n{RECEIVE}"
 
 
-def archive() -> bytes:
-    """Return what a machine needs of this checkout, as a tar archive."""
+def archive(root: Path) -> bytes:
+    """Return what a machine needs of the checkout at `root`, as a tar archive."""
+
+    def needed(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        """Return an entry of the archive, or None for what only the host needs, and for the state of an inventory."""
+        path = Path(entry.name)
+        host = path in HOST_ONLY or path.name == "__pycache__" or (root / path / SECRETS).exists()
+        return None if host else entry
+
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for path in SENT:
-            tar.add(ROOT / path, path, filter=_needed)
+            tar.add(root / path, path, filter=needed)
     return buffer.getvalue()
-
-
-def _needed(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Return an entry of the archive, or None for what is the host's own, and for the state of an inventory."""
-    path = Path(entry.name)
-    own = path == Path("provision/host") or path.name == "__pycache__" or (ROOT / path / SECRETS).exists()
-    return None if own else entry

@@ -1,4 +1,4 @@
-"""Compares across machines what must be equal or must fit, and names the cure for what does not."""
+"""Compares the machines with each other, and names the fix for what does not match."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from lab.faults import CLOCK
-from lab.machines import Machines
+from lab.checkout import Lab
 from lab.topology import Topology
 
+CLOCK = 2  # seconds that a machine's clock may differ from the host's, times time_factor: asking takes time
 EXAMINE = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.examine"
 PROVISION = "vagrant provision"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong on a machine, and what puts it right."""
+    """What is wrong on a machine, and what fixes it."""
 
     machine: str
     wrong: str
-    cure: str
+    fix: str
 
 
-def examine(machines: Machines) -> list[Finding]:
-    """Return what is wrong in the lab as it is; nothing if all fits."""
-    topology = machines.topology
+def examine(lab: Lab) -> list[Finding]:
+    """Return what is wrong in the lab; nothing if everything matches."""
+    topology = lab.topology
     names = [machine.name for machine in topology.machines]
     with ThreadPoolExecutor() as pool:
-        answers = dict(zip(names, pool.map(lambda name: _ask(machines, name), names), strict=True))
+        answers = dict(zip(names, pool.map(lambda name: _ask(lab, name), names), strict=True))
     silent = [
         Finding(name, "does not answer", f"vagrant up {name}, or lab heal") for name in names if not answers[name]
     ]
@@ -49,13 +49,13 @@ def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator
         ("secrets", "the secret", PROVISION),
         ("dags", "the DAG file", "vagrant reload"),
     )
-    for key, what, cure in compared:
+    for key, what, fix in compared:
         for item in sorted({item for answer in answers.values() for item in answer[key]}):
             values = {name: answer[key].get(item, "") for name, answer in answers.items()}
             if key != "dags":  # a machine has only what its roles need
                 values = {name: value for name, value in values.items() if value}
             for name in odd(values):
-                yield Finding(name, f"{what} {item} differs from the others'", f"{cure} {name}")
+                yield Finding(name, f"{what} {item} differs from the others'", f"{fix} {name}")
     for name, answer in answers.items():
         for other, address in topology.hosts.items():
             if answer["hosts"].get(other) != address:
@@ -64,26 +64,26 @@ def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator
         for endpoint in answer["unreachable"]:
             yield Finding(name, f"does not reach {endpoint}", "lab heal; lab status shows whether the service runs")
         late = abs(answer["skew"])
-        if late > CLOCK * topology.time_factor:
+        if late > topology.seconds(CLOCK):
             wrong = f"its clock is {late:.1f} s {'ahead' if answer['skew'] > 0 else 'behind'}"
             # Seconds: jwt_leeway in config/airflow.cfg.j2, and Airflow's own log_request_clock_grace.
-            allowed = {"tokens": 10 * topology.time_factor, "logs": 30}
+            allowed = {"tokens": topology.seconds(10), "logs": 30}
             refused = [f"{what} ({limit} s)" for what, limit in allowed.items() if late > limit]
             wrong += f", more than Airflow allows for {' and '.join(refused)}" if refused else ""
             yield Finding(name, wrong, "lab heal")
 
 
 def odd(values: dict[str, str]) -> list[str]:
-    """Return the machines whose value is not the one that most have."""
+    """Return the machines whose value differs from the one that most have."""
     if not values:
         return []
     usual, _ = Counter(values.values()).most_common(1)[0]
     return [name for name, value in values.items() if value != usual]
 
 
-def _ask(machines: Machines, name: str) -> dict[str, Any] | None:
+def _ask(lab: Lab, name: str) -> dict[str, Any] | None:
     try:
-        answer = json.loads(machines.guest(name).run_script(EXAMINE))
+        answer = json.loads(lab.machines.guest(name).run_script(EXAMINE))
     except subprocess.CalledProcessError:
         return None
-    return answer | {"skew": answer["time"] - time.time()}  # the time is the last that it looks at
+    return answer | {"skew": answer["time"] - time.time()}  # examine.py reads the clock last

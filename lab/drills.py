@@ -1,4 +1,4 @@
-"""Drills: work on the lab, a fault, recovery, and a judgement of what became of the work."""
+"""Drills: a workload, a fault, recovery, and a judgement of what happened to the work."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 import httpx
 
 from lab import ledger
-from lab.client import Airflow, connect, eventually
+from lab.checkout import Lab
+from lab.client import Airflow
 from lab.faults import ALL, FAULTS, heal
-from lab.machines import Machines
 from lab.status import problems
 from lab.topology import Topology
 
 DAG = "ledger"
-WORK = {"tasks": 32, "seconds": 6}  # two waves over the sixteen places of two workers
-AT_WORK = 4  # tasks that each worker has begun before a fault strikes
-GIVE_UP = 300  # seconds after which what has not recovered is called lost
+WORK = {"tasks": 32, "seconds": 6}  # two waves over the sixteen slots of two workers
+AT_WORK = 4  # tasks that each worker runs before the fault is injected
+GIVE_UP = 300  # seconds after which a task that has not ended counts as lost
 
 
 @dataclass(frozen=True)
 class Drill:
-    """A fault on the first machine that has a role (`every`: on all that have it; no role: on the whole lab).
+    """A fault on the first machine that has a role (`every`: on all that have it; no role: on all machines).
 
-    It strikes at a `moment`, when tasks are `running` or just `queued`, and is undone after `hold` seconds, or, without
-    them, when the work has ended. `overlap`: it cannot be avoided that a task is at work twice.
+    It is injected at a `moment`, when tasks are `running` or just `queued`, and undone after `hold` seconds; without
+    them, when the work has ended. `overlap`: two attempts of a task may run at the same time, which is unavoidable.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Drill:
     overlap: bool = False
 
     def victims(self, topology: Topology) -> list[str]:
-        """Return the names of the machines that it strikes."""
+        """Return the names of the machines that it affects."""
         names = [machine.name for machine in topology.with_role(self.role)] or [ALL]
         return names if self.every else names[:1]
 
@@ -76,8 +76,8 @@ DRILLS = {
     "api-server-kill": Drill("an api-server is killed", "kill", "api_server", "api_server", hold=0),
     "queue-restart": Drill("the broker is restarted", "restart", "queue", "queue", hold=0),
     "queue-kill": Drill("the broker is killed", "kill", "queue", "queue", hold=0),
-    "broker-halt": Drill("the machine of broker and database is shut down", "halt", "queue", hold=0),
-    "broker-freeze": Drill("the machine of broker and database freezes for 40 s", "freeze", "queue", hold=40),
+    "broker-halt": Drill("the machine of the broker and the database is shut down", "halt", "queue", hold=0),
+    "broker-freeze": Drill("the machine of the broker and the database freezes for 40 s", "freeze", "queue", hold=40),
     "database-kill": Drill("the database is killed", "kill", "database", "database", hold=0),
     "database-crash": Drill("the database's machine loses power", "crash", "database", hold=0),
     "nginx-restart": Drill("nginx is restarted", "restart", "load_balancer", "load_balancer", hold=0),
@@ -88,7 +88,7 @@ DRILLS = {
 
 @dataclass
 class Request:
-    """A request through nginx: when, for how many seconds, and why it failed, if it did."""
+    """A request through nginx: when, how many seconds it took, and why it failed, if it did."""
 
     at: datetime
     seconds: float
@@ -97,20 +97,20 @@ class Request:
 
 @dataclass
 class Record:
-    """What happened in a drill. Moments are UTC; one that was not reached is None. `fault_at`: the fault was done."""
+    """What happened in a drill. Times are UTC; None for what was not reached. `fault_at`: the fault was injected."""
 
     name: str
     title: str
     broker: str
     overlap: bool
-    struck: list[str]
+    victims: list[str]
     run_id: str
     began: datetime
     fault_at: datetime | None = None
     healed_at: datetime | None = None
     ended_at: datetime | None = None
-    whole_at: datetime | None = None
-    tries: list[ledger.Try] = field(default_factory=list)
+    healthy_at: datetime | None = None
+    attempts: list[ledger.Attempt] = field(default_factory=list)
     judgement: ledger.Judgement = field(default_factory=ledger.Judgement)
     requests: list[Request] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -118,7 +118,7 @@ class Record:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost, done twice or failed, and the lab is whole again."""
+        """Whether nothing was lost, executed twice or failed, and the lab is healthy again."""
         return self.judgement.good(overlap=self.overlap) and not self.problems
 
     @property
@@ -126,21 +126,21 @@ class Record:
         return sum(bool(request.error) for request in self.requests)
 
     @property
-    def again(self) -> list[ledger.Try]:
-        """The second tries of tasks whose first had begun before the fault, and was given up."""
+    def retried(self) -> list[ledger.Attempt]:
+        """The second attempts of tasks whose first one had started before the fault."""
         if not self.fault_at:
             return []
-        before = {one.task for one in self.tries if one.started < self.fault_at}
-        return [t for t in self.tries if t.started > self.fault_at and t.number == 2 and t.task in before]
+        before = {one.task for one in self.attempts if one.started < self.fault_at}
+        return [t for t in self.attempts if t.started > self.fault_at and t.number == 2 and t.task in before]
 
     @property
     def recovered_at(self) -> datetime | None:
-        """When the last of the tasks that the fault had caught had begun again, or, if none, when any task began."""
+        """When the last interrupted task started again; if the fault interrupted none, when any task started."""
         if not self.fault_at:
             return None
-        if again := self.again:
-            return max(one.started for one in again)
-        return min((one.started for one in self.tries if one.started > self.fault_at), default=None)
+        if retried := self.retried:
+            return max(one.started for one in retried)
+        return min((one.started for one in self.attempts if one.started > self.fault_at), default=None)
 
     @property
     def recovery(self) -> float | None:
@@ -148,21 +148,20 @@ class Record:
         return (self.recovered_at - self.fault_at).total_seconds() if self.recovered_at and self.fault_at else None
 
     def document(self) -> dict[str, Any]:
-        """Return the record with its results, for JSON."""
+        """Return the record and its results, for JSON."""
         results = {"passed": self.passed, "recovery_seconds": self.recovery, "failed_requests": self.failed_requests}
         return asdict(self) | results
 
 
-class Visitor(threading.Thread):
-    """Asks for a page through nginx five times a second, as a user would, until it is told to stop."""
+class ClientTraffic(threading.Thread):
+    """Requests pages through nginx five times a second, as a user would, until it is told to stop."""
 
     PATHS = ("/api/v2/monitor/health", "/api/v2/dags?limit=5")
 
-    def __init__(self, airflow: Airflow) -> None:
+    def __init__(self, airflow: Airflow, timeout: float) -> None:
         super().__init__(daemon=True)
-        wait = 5 * Topology.load().time_factor
         self.http = httpx.Client(
-            base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=wait, trust_env=False
+            base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=timeout, trust_env=False
         )
         self.requests: list[Request] = []
         self.done = threading.Event()
@@ -181,7 +180,7 @@ class Visitor(threading.Thread):
                 self.requests.append(Request(at, time.monotonic() - start, error))
 
     @contextmanager
-    def visiting(self) -> Iterator[list[Request]]:
+    def running(self) -> Iterator[list[Request]]:
         self.start()
         try:
             yield self.requests
@@ -190,84 +189,84 @@ class Visitor(threading.Thread):
             self.join()
 
 
-def run(name: str, machines: Machines, say: Callable[[str], None]) -> Record:
-    """Run a drill and return its record, which names what was not undone, or not judged, among its problems.
+def run(name: str, lab: Lab, say: Callable[[str], None]) -> Record:
+    """Run a drill and return its record, whose problems include what could not be undone or judged.
 
-    AssertionError if the lab is not whole to begin with, or the fault cannot be done; what was done of it is undone.
+    AssertionError if the lab is not healthy at the beginning, or the fault cannot be injected; that is undone.
     """
-    drill, topology, airflow = DRILLS[name], machines.topology, Airflow.of_this_checkout()
-    eventually(lambda: _whole(machines), within=60)
+    drill, topology, airflow = DRILLS[name], lab.topology, lab.airflow
+    lab.eventually(lambda: _healthy(lab), within=60)
     victims = drill.victims(topology)
     record = Record(name, drill.title, topology.broker, drill.overlap, victims, "", datetime.now(UTC))
-    visitor = Visitor(airflow)
-    with visitor.visiting() as record.requests:
-        work = WORK | {"seconds": WORK["seconds"] * topology.time_factor}
+    traffic = ClientTraffic(airflow, lab.seconds(5))
+    with traffic.running() as record.requests:
+        work = WORK | {"seconds": round(lab.seconds(WORK["seconds"]))}
         record.run_id = airflow.trigger(DAG, **work)
-        say(f"{work['tasks']} tasks of {work['seconds']} s are on their way")
-        eventually(lambda: _reached(drill.moment, airflow, topology, record.run_id), within=60, every=0.3)
+        say(f"triggered {work['tasks']} tasks of {work['seconds']} s")
+        lab.eventually(lambda: _reached(drill.moment, lab, record.run_id), within=60, every=0.3)
         try:
             say(f"{drill.fault} {', '.join(victims)} {drill.target}".rstrip())
             for victim in victims:
-                record.note = FAULTS[drill.fault].inject(machines, victim, drill.target) or ""
+                record.note = FAULTS[drill.fault].inject(lab, victim, drill.target) or ""
             record.fault_at = datetime.now(UTC)
             if drill.hold is None:
-                with suppress(AssertionError):  # what has not ended may do so once the fault is undone
-                    _ended(airflow, record.run_id, say)
+                with suppress(AssertionError):  # what has not ended may end after the fault is undone
+                    _ended(lab, record.run_id, say)
             else:
-                time.sleep(drill.hold * topology.time_factor)
+                time.sleep(lab.seconds(drill.hold))
         finally:
-            say("undoing it")
+            say("undoing the fault")
             with _noted(record, "the fault was not undone"):
-                undone = heal(machines)
+                undone = heal(lab)
                 record.healed_at = datetime.now(UTC)
-                say(", ".join(undone) or "nothing had to be undone: systemd had done it")
+                say(", ".join(undone) or "nothing to undo: systemd has restarted it")
         with _noted(record, "the lab did not recover"):
-            _ended(airflow, record.run_id, say)
+            _ended(lab, record.run_id, say)
             record.ended_at = datetime.now(UTC)
-            say("the work has ended; waiting until the lab is whole")
-            eventually(lambda: _whole(machines), within=120)
-            record.whole_at = datetime.now(UTC)
+            say("the work has ended; waiting until the lab is healthy")
+            lab.eventually(lambda: _healthy(lab), within=120)
+            record.healthy_at = datetime.now(UTC)
     with _noted(record, "the work was not judged"):
         states = {
             task["map_index"]: task["state"] for task in airflow.tasks(DAG, record.run_id) if task["task_id"] == "work"
         }
-        with connect(topology) as connection:
-            record.tries = ledger.read(connection, record.run_id)
-        record.judgement = ledger.judge(record.tries, states)
+        with lab.connect() as connection:
+            record.attempts = ledger.read(connection, record.run_id)
+        record.judgement = ledger.judge(record.attempts, states)
     if not record.ended_at:
-        with _noted(record, "the run was not ended"):  # the next drill begins with a lab that has nothing to do
+        with _noted(record, "the run was not ended"):  # the next drill needs an idle lab
             airflow.give_up(DAG, record.run_id)
     return record
 
 
 @contextmanager
 def _noted(record: Record, what: str) -> Iterator[None]:
-    """Note an error as a problem of the record, and go on: a record that says so is worth more than none."""
+    """Add an error to the problems of the record, and continue: there must be a record in any case."""
     try:
         yield
     except Exception as error:
         record.problems.append(f"{what}: {error} {getattr(error, 'stderr', None) or ''}".strip())
 
 
-def _whole(machines: Machines) -> None:
-    found = problems(machines)
+def _healthy(lab: Lab) -> None:
+    found = problems(lab)
     assert not found, "; ".join(found)
 
 
-def _reached(moment: str, airflow: Airflow, topology: Topology, run_id: str) -> None:
-    """Assert that tasks are queued or, where they are to be running, that each worker is at work on some."""
-    states = Counter(airflow.states(DAG, run_id).values())
+def _reached(moment: str, lab: Lab, run_id: str) -> None:
+    """Assert that tasks are queued and, for the moment `running`, that each worker runs some."""
+    states = Counter(lab.airflow.states(DAG, run_id).values())
     assert states["queued"] > 4, states
     if moment == "queued":
         return
-    with connect(topology) as connection:
+    with lab.connect() as connection:
         at_work = Counter(one.host for one in ledger.read(connection, run_id) if not one.ended)
-    assert all(at_work[worker.name] >= AT_WORK for worker in topology.with_role("worker")), at_work
+    assert all(at_work[worker.name] >= AT_WORK for worker in lab.topology.with_role("worker")), at_work
 
 
-def _ended(airflow: Airflow, run_id: str, say: Callable[[str], None]) -> None:
-    """Wait for the end of a run, through an Airflow that may be away; AssertionError after `GIVE_UP` seconds."""
-    said = ""
+def _ended(lab: Lab, run_id: str, say: Callable[[str], None]) -> None:
+    """Wait for the end of a run, also while Airflow does not answer; AssertionError after `GIVE_UP` seconds."""
+    airflow, said = lab.airflow, ""
 
     def ended() -> None:
         nonlocal said
@@ -281,4 +280,4 @@ def _ended(airflow: Airflow, run_id: str, say: Callable[[str], None]) -> None:
             said = counts
         assert state in ("success", "failed"), f"the work has not ended: {counts}"
 
-    eventually(ended, within=GIVE_UP)
+    lab.eventually(ended, within=GIVE_UP)

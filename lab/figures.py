@@ -1,4 +1,4 @@
-"""Measures the README's figures on this machine: `make figures`. The lab is destroyed and brought up anew."""
+"""Measures the values of docs/figures.md on this machine: `make figures`. Destroys the lab and brings it up again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import statistics
 import subprocess
 import time
+from pathlib import Path
 
-from lab.client import Airflow
-from lab.topology import QUEUE_UNITS, ROOT, Topology
+from lab.checkout import Lab
+from lab.topology import BROKERS
 
+LAB = Lab(Path.cwd())
 RUNS = 3
 PSS = "sudo sh -c 'cat /proc/[0-9]*/smaps_rollup 2>/dev/null' | awk '/^Pss:/ {sum += $2} END {print sum}'"
 
@@ -17,13 +19,12 @@ PSS = "sudo sh -c 'cat /proc/[0-9]*/smaps_rollup 2>/dev/null' | awk '/^Pss:/ {su
 def vagrant(*words: str, **environment: str) -> str:
     """Run Vagrant and return what it prints; CalledProcessError if it fails."""
     env = os.environ | environment
-    return subprocess.run(["vagrant", *words], check=True, capture_output=True, text=True, cwd=ROOT, env=env).stdout
+    return subprocess.run(["vagrant", *words], check=True, capture_output=True, text=True, cwd=LAB.root, env=env).stdout
 
 
 def run(dag_id: str, **conf: int) -> float:
-    """Return the seconds that a run of a DAG takes, as Airflow has it."""
-    airflow = Airflow.of_this_checkout()
-    ended = airflow.wait(dag_id, airflow.trigger(dag_id, **conf), within=300)
+    """Return the seconds that a run of a DAG takes, by Airflow's clock."""
+    ended = LAB.airflow.wait(dag_id, LAB.airflow.trigger(dag_id, **conf), within=300)
     assert ended["state"] == "success"
     return ended["duration"]
 
@@ -39,14 +40,14 @@ def up_to_first_dag_run() -> tuple[float, float]:
 
 
 def provision_again() -> float:
-    """Return the seconds that provisioning all machines takes where nothing is to be done, by machine."""
+    """Return the seconds a machine that provisioning takes when there is nothing to do."""
     start = time.monotonic()
     vagrant("provision")
-    return (time.monotonic() - start) / len(Topology.load().machines)
+    return (time.monotonic() - start) / len(LAB.topology.machines)
 
 
 def move(broker: str) -> float:
-    """Return the seconds from the command that moves an idle lab to `broker` to the first DAG run there."""
+    """Return the seconds from the command that moves an idle lab to `broker` to the end of a first DAG run there."""
     start = time.monotonic()
     vagrant("provision", BROKER=broker)
     run("dist_example")
@@ -55,8 +56,8 @@ def move(broker: str) -> float:
 
 def death(broker: str) -> float:
     """Return the seconds from the death of the broker's service to the first DAG run after it."""
-    name = Topology.load().with_role("queue")[0].name
-    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {QUEUE_UNITS[broker]}")
+    name = LAB.topology.with_role("queue")[0].name
+    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {LAB.topology.queue_unit(broker)}")
     start = time.monotonic()
     run("dist_example")
     return time.monotonic() - start
@@ -64,7 +65,7 @@ def death(broker: str) -> float:
 
 def memory() -> float:
     """Return the memory of all processes on all machines in GiB, shared pages counted once (PSS)."""
-    kib = [int(vagrant("ssh", machine.name, "--command", PSS)) for machine in Topology.load().machines]
+    kib = [int(vagrant("ssh", machine.name, "--command", PSS)) for machine in LAB.topology.machines]
     return sum(kib) / 1024**2
 
 
@@ -80,7 +81,7 @@ if __name__ == "__main__":
     print(f"vagrant provision, nothing to do, s a machine:          {median([provision_again() for _ in range(RUNS)])}")
     time.sleep(60)
     print(f"five machines idle, GiB:                                {median([memory() for _ in range(RUNS)])}")
-    moves: dict[str, list[float]] = {broker: [] for broker in QUEUE_UNITS}
+    moves: dict[str, list[float]] = {broker: [] for broker in BROKERS}
     for broker in ["rabbitmq", "redis"] * RUNS:
         moves[broker].append(move(broker))
     for broker in ("redis", "rabbitmq"):

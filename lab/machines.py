@@ -1,9 +1,10 @@
-"""The machines from the host: power through Vagrant, everything inside through testinfra over SSH."""
+"""The machines, from the host: power through Vagrant, everything inside them through testinfra over SSH."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ import testinfra
 import vagrant
 from testinfra.host import Host
 
-from lab.topology import ROOT, Machine, Topology
+from lab.topology import Machine, Topology
 
 VIRSH = ("virsh", "--connect", "qemu:///system")
-# What Vagrant has no verb for, on every provider; `state` prints one of RUNNING if the machine runs.
+# Commands that Vagrant does not have, by provider; `state` prints RUNNING if the machine runs.
 PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "docker": {
         "state": ("docker", "inspect", "--format", "{{.State.Status}}"),
@@ -44,12 +45,12 @@ RUNNING, FROZEN = "running", "paused"
 
 
 class UnsupportedError(Exception):
-    """What a provider cannot do, and which can."""
+    """What a provider cannot do, and which provider can."""
 
 
 @dataclass(frozen=True)
 class Guest:
-    """A machine of the topology and the way into it."""
+    """Access to a machine of the topology."""
 
     machine: Machine
     host: Host
@@ -59,30 +60,31 @@ class Guest:
         """Return what a command prints, root running it; AssertionError if it fails."""
         return self.host.check_output(command, *words)
 
-    def run_script(self, script: str) -> str:
-        """Return what a script prints that comes on standard input; CalledProcessError if it fails.
+    def run_script(self, script: str, *arguments: str) -> str:
+        """Return what a shell script prints, run by root; CalledProcessError if it fails.
 
-        Arguments are seen and logged, standard input is not.
+        The script goes to standard input: unlike arguments, it does not appear in process lists or logs.
         """
-        command = ["ssh", "-F", str(self.ssh_config), self.machine.name, "sudo", "sh", "-s"]
+        words = ["sudo", "sh", "-s", "--", *map(shlex.quote, arguments)]
+        command = ["ssh", "-F", str(self.ssh_config), self.machine.name, *words]
         return subprocess.run(command, input=script, capture_output=True, text=True, check=True).stdout
 
 
 class Machines:
-    """The machines of a checkout. Power verbs are Vagrant's own; each forgets the connections it makes stale."""
+    """The machines of a checkout. Vagrant controls their power; each method closes the connections that it breaks."""
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         self.log = root / ".lab" / "vagrant.log"
 
     @property
     def topology(self) -> Topology:
-        """The lab as it is now: a provisioning may have moved it to the other broker, or added workers."""
+        """The lab as it is now: provisioning may have moved it to the other broker, or added workers."""
         return Topology.load(self.root)
 
     @cached_property
     def ssh_config(self) -> Path:
-        """Write the one ssh-config of all machines and return its path; connections are kept and shared."""
+        """Write the ssh-config of all machines and return its path. Connections are kept open and shared."""
         path, topology = self.root / ".lab" / "ssh-config", self.topology
         entries = [
             f"Host {name}\n  HostName {address}\n"
@@ -91,9 +93,9 @@ class Machines:
         ]
         common = (
             "Host *\n  User vagrant\n  IdentitiesOnly yes\n  LogLevel ERROR\n"
-            f"  ConnectTimeout {5 * topology.time_factor}\n"
-            # A machine that is frozen keeps the shared connection: without these a command waits for ever.
-            f"  ServerAliveInterval {3 * topology.time_factor}\n  ServerAliveCountMax 2\n"
+            f"  ConnectTimeout {topology.seconds(5)}\n"
+            # A frozen machine keeps the shared connection open: without these a command never ends.
+            f"  ServerAliveInterval {topology.seconds(3)}\n  ServerAliveCountMax 2\n"
             "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
             f'  ControlMaster auto\n  ControlPath "{self._sockets}/%C"\n  ControlPersist 60\n'
         )
@@ -102,12 +104,12 @@ class Machines:
 
     @cached_property
     def _sockets(self) -> Path:
-        """The folder of the shared connections, of this checkout and user alone; short, as sockets' paths must be."""
+        """The folder of the sockets of this checkout and user; a socket's path must be short."""
         mine = hashlib.sha256(f"{os.getuid()} {self.root}".encode()).hexdigest()[:12]
         folder = Path(tempfile.gettempdir()) / f"airflow-lab-{mine}"
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} is another user's")
+            raise PermissionError(f"{folder} belongs to another user")
         return folder
 
     def up(self, name: str | None = None, **environment: str) -> None:
@@ -118,7 +120,7 @@ class Machines:
         self.vagrant(**environment).provision()
 
     def start_provision(self, **environment: str) -> subprocess.Popen[str]:
-        """Begin to provision, and return the running command, its output in a pipe."""
+        """Start provisioning, and return the running command with its output in a pipe."""
         command = ["vagrant", "provision"]
         env = os.environ | environment
         return subprocess.Popen(command, env=env, cwd=self.root, stdout=PIPE, stderr=STDOUT, text=True)
@@ -142,29 +144,29 @@ class Machines:
         self.vagrant().destroy(vm_name=name)
 
     def status(self) -> dict[str, str]:
-        """Return the state of each machine, as Vagrant has it."""
+        """Return the state of each machine, in Vagrant's terms."""
         return {status.name: status.state for status in self.vagrant().status()}
 
     def guest(self, name: str) -> Guest:
-        """Return the way into a machine; KeyError if the lab has none of that name."""
+        """Return access to a machine; KeyError if the lab has none of that name."""
         host = testinfra.get_host(
-            f"ssh://{name}?ssh_config={quote(str(self.ssh_config))}&sudo=true&timeout={10 * self.topology.time_factor}"
+            f"ssh://{name}?ssh_config={quote(str(self.ssh_config))}&sudo=true&timeout={self.topology.seconds(10)}"
         )
         return Guest(self.topology[name], host, self.ssh_config)
 
     def state(self, name: str) -> str:
-        """Return the state of a machine in its provider's words; one that there is not is absent."""
+        """Return the state of a machine in its provider's terms; `absent` if it does not exist."""
         return self.hypervisor("state", name) if self._identity(name).exists() else "absent"
 
     def snapshots(self) -> set[str]:
-        """Return the names of all snapshots; UnsupportedError if the provider knows none."""
+        """Return the names of all snapshots; UnsupportedError if the provider has none."""
         if self.topology.provider == "docker":
-            raise UnsupportedError("no snapshots on docker: a container's disk is no disk. PROVIDER=libvirt has them")
+            raise UnsupportedError("no snapshots on docker: a container has no own disk. PROVIDER=libvirt has them")
         listed = self.vagrant().snapshot_list()
         return {line.strip() for line in listed if line.strip() and not line.startswith("==>")}
 
     def snapshot(self, label: str) -> None:
-        """Shut all machines down, keep their disks as they are then, and bring them up again."""
+        """Shut all machines down, save their disks, and bring them up again."""
         self.halt()
         self.vagrant().snapshot_save(label)
         self.up()
@@ -184,15 +186,15 @@ class Machines:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def _identity(self, name: str) -> Path:
-        """Return the file in which Vagrant keeps what the provider calls a machine."""
+        """Return the file in which Vagrant keeps the provider's identifier of a machine."""
         return self.root / ".vagrant" / "machines" / name / self.topology.provider / "id"
 
     def vagrant(self, **environment: str) -> vagrant.Vagrant:
-        """Return Vagrant in this checkout, its output going to `.lab/vagrant.log`."""
+        """Return Vagrant for this checkout; its output goes to `.lab/vagrant.log`."""
         output = vagrant.make_file_cm(str(self.log), mode="a")
         return vagrant.Vagrant(self.root, env=os.environ | environment, out_cm=output, err_cm=output)
 
     def _disconnect(self, name: str | None) -> None:
-        """End the shared connections to what is about to go."""
+        """Close the shared connections to a machine, or to all."""
         for gone in [name] if name else [machine.name for machine in self.topology.machines]:
             subprocess.run(["ssh", "-F", str(self.ssh_config), "-O", "exit", gone], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""The page of a drill: one file with a picture of what happened, nothing from the network."""
+"""The page of a drill: one file with a picture of what happened; it loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from lab.drills import Record
-from lab.ledger import Try
+from lab.ledger import Attempt
 
-WIDTH = 1000  # of the picture, in its own units, beside the names of the lanes
-ROW = 9  # height of one place of a worker
-GRAPH = 60  # height of the requests
-OUTCOMES = {"done": "done", "done at a later try": "later", "broken off": "broken", "done twice": "twice"}  # CSS class
+WIDTH = 1000  # of the picture, in its own units, without the names of the lanes
+ROW = 9  # height of one slot of a worker
+GRAPH = 60  # height of the graph of requests
+OUTCOMES = {  # and the CSS class of each
+    "done": "done",
+    "done at a later attempt": "later",
+    "interrupted": "interrupted",
+    "executed twice": "twice",
+}
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A try in the picture: where it is, how long, what became of it."""
+    """An attempt in the picture: where it is, how long, how it ended."""
 
     x: float
     width: float
@@ -33,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Lane:
-    """A worker's bars, one above the other where they are at the same time."""
+    """A worker's bars, one above the other where they overlap."""
 
     name: str
     bars: list[Bar]
@@ -60,7 +65,7 @@ def render(record: Record, template: str) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     end = max(
         moment
-        for moment in (record.began, record.ended_at, record.whole_at, *(one.last for one in record.tries))
+        for moment in (record.began, record.ended_at, record.healthy_at, *(one.last for one in record.attempts))
         if moment
     )
     seconds = max((end - record.began).total_seconds(), 1)
@@ -72,8 +77,8 @@ def render(record: Record, template: str) -> str:
         "fault": record.fault_at,
         "recovered": record.recovered_at,
         "undone": record.healed_at,
-        "work done": max((one.ended for one in record.tries if one.stands and one.ended), default=None),
-        "whole": record.whole_at,
+        "work done": max((one.ended for one in record.attempts if one.committed and one.ended), default=None),
+        "healthy": record.healthy_at,
     }
     answered, failed = _per_second(record, failed=False), _per_second(record, failed=True)
     return environment.get_template(template).render(
@@ -93,25 +98,25 @@ def render(record: Record, template: str) -> str:
 
 
 def _lanes(record: Record, x: Callable[[datetime], float]) -> Iterable[Lane]:
-    repeated = set(record.judgement.repeated)
-    for host in sorted({one.host for one in record.tries}):
-        free: list[datetime] = []  # by row: until when it is taken
+    executed_twice = set(record.judgement.executed_twice)
+    for host in sorted({one.host for one in record.attempts}):
+        free: list[datetime] = []  # by row: until when it is in use
         bars = []
-        for one in sorted((one for one in record.tries if one.host == host), key=lambda one: one.started):
+        for one in sorted((one for one in record.attempts if one.host == host), key=lambda one: one.started):
             row = next((row for row, until in enumerate(free) if until <= one.started), len(free))
             free[row : row + 1] = [one.last]
-            outcome = _outcome(one, repeated)
-            text = f"task {one.task}, try {one.number}: {outcome}, {(one.last - one.started).total_seconds():.1f} s"
+            outcome = _outcome(one, executed_twice)
+            text = f"task {one.task}, attempt {one.number}: {outcome}, {(one.last - one.started).total_seconds():.1f} s"
             bars.append(Bar(x(one.started), max(x(one.last) - x(one.started), 1), row, outcome, text))
         yield Lane(host, bars)
 
 
-def _outcome(one: Try, repeated: set[int]) -> str:
+def _outcome(one: Attempt, executed_twice: set[int]) -> str:
     if not one.ended:
-        return "broken off"
-    if one.task in repeated:
-        return "done twice"
-    return "done" if one.number == 1 else "done at a later try"
+        return "interrupted"
+    if one.task in executed_twice:
+        return "executed twice"
+    return "done" if one.number == 1 else "done at a later attempt"
 
 
 def _per_second(record: Record, *, failed: bool) -> dict[int, int]:

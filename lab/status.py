@@ -1,4 +1,4 @@
-"""The state of the lab, asked of every part at once, and what is wrong with it."""
+"""Collects the state of every part of the lab, at the same time, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from typing import Any
 import httpx
 import psycopg
 from amqp.exceptions import AMQPError
-from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
-from lab.client import Airflow, connect, secrets
-from lab.faults import services
-from lab.machines import Machines
-from lab.topology import QUEUE_UNITS, Topology
+from lab.checkout import Lab
+from lab.client import Airflow
+from lab.topology import BROKERS, Topology
 
 JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 ANSWER = 4  # seconds that a machine or a worker has to answer
@@ -29,7 +27,7 @@ SETTLED = 10  # seconds after which a queued task must have a message, times the
 
 @dataclass
 class Status:
-    """What each part says of itself; `problems` names all that is not as it should be, a line each."""
+    """What each part reports; `problems` has a line for everything that is not healthy."""
 
     broker: str
     services: dict[str, dict[str, str]] = field(default_factory=dict)  # machine: role: systemd's ActiveState
@@ -42,21 +40,21 @@ class Status:
     problems: list[str] = field(default_factory=list)
 
 
-def collect(machines: Machines) -> Status:
+def collect(lab: Lab) -> Status:
     """Ask every machine, Airflow, the workers, the broker and the database, all at the same time."""
-    topology = machines.topology
+    topology = lab.topology
     status = Status(topology.broker)
     parts = {
-        "the api-servers": lambda: _api_servers(status, topology),
-        "Airflow": lambda: _airflow(status, topology, Airflow.of_this_checkout()),
-        "the workers": lambda: _workers(status, topology),
-        "the broker": lambda: _queues(status, topology),
-        "the database": lambda: _database(status, topology),
-        "the queued tasks": lambda: _without_message(status, topology),
+        "the api-servers": lambda: _api_servers(status, lab),
+        "Airflow": lambda: _airflow(status, topology, lab.airflow),
+        "the workers": lambda: _workers(status, lab),
+        "the broker": lambda: _queues(status, lab),
+        "the database": lambda: _database(status, lab),
+        "the queued tasks": lambda: _without_message(status, lab),
     }
     with ThreadPoolExecutor() as pool:
         status.services = {machine.name: {} for machine in topology.machines}
-        answers = [pool.submit(_services, status, machines, machine.name) for machine in topology.machines]
+        answers = [pool.submit(_services, status, lab, machine.name) for machine in topology.machines]
         asked = {name: pool.submit(part) for name, part in parts.items()}
         for answer in answers:
             answer.result()
@@ -68,25 +66,22 @@ def collect(machines: Machines) -> Status:
     return status
 
 
-def problems(machines: Machines) -> list[str]:
-    """Return what is wrong with the lab; nothing if all is well and no work is left undone."""
-    status = collect(machines)
+def problems(lab: Lab) -> list[str]:
+    """Return what is wrong with the lab; nothing if it is healthy and no task is queued or running."""
+    status = collect(lab)
     left = [f"{count} tasks are {state}" for state, count in status.tasks.items()]
-    # A worker that was away may still be at work on what Airflow has given to another.
+    # A worker that was cut off may still run a task that Airflow has given to another worker.
     left += [f"{name} runs {worker['running']} tasks" for name, worker in status.workers.items() if worker["running"]]
     return status.problems + left
 
 
-def _wait(topology: Topology) -> int:
-    return ANSWER * topology.time_factor
-
-
-def _services(status: Status, machines: Machines, name: str) -> None:
-    units = services(machines.topology, name)
-    wait = _wait(machines.topology)
-    left = [unit for broker, unit in QUEUE_UNITS.items() if broker != machines.topology.broker and "queue" in units]
+def _services(status: Status, lab: Lab, name: str) -> None:
+    topology = lab.topology
+    units, wait = topology.services(name), lab.seconds(ANSWER)
+    # The old queue server: it runs during a move, and must not run after it.
+    left = [topology.queue_unit(broker) for broker in BROKERS if broker != topology.broker and "queue" in units]
     show = f"systemctl show --value --property ActiveState {' '.join([*units.values(), *left])}"
-    command = ["ssh", "-F", str(machines.ssh_config), "-o", f"ConnectTimeout={wait}", name, show]
+    command = ["ssh", "-F", str(lab.machines.ssh_config), "-o", f"ConnectTimeout={wait:.0f}", name, show]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=2 * wait, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
@@ -101,15 +96,18 @@ def _services(status: Status, machines: Machines, name: str) -> None:
     ]
     for role, state in status.services[name].items():
         if state != "active":
-            status.problems.append(f"{name}: {role} is {state} (vagrant ssh {name} -c 'journalctl -u {units[role]}')")
+            status.problems.append(
+                f"{name}: {role} is {state} (vagrant ssh {name} -c 'sudo journalctl -u {units[role]}')"
+            )
 
 
-def _api_servers(status: Status, topology: Topology) -> None:
-    """Ask each by itself: nginx answers for both when one is not there, or has only just been started."""
+def _api_servers(status: Status, lab: Lab) -> None:
+    """Ask each directly: nginx hides one that does not answer."""
+    topology = lab.topology
     for machine in topology.with_role("api_server"):
         url = f"http://{machine.address}:{topology.ports['api_server']}/api/v2/version"
         try:
-            httpx.get(url, timeout=_wait(topology), trust_env=False).raise_for_status()
+            httpx.get(url, timeout=lab.seconds(ANSWER), trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
             status.problems.append(f"{machine.name}: api_server does not answer ({_line(error)})")
 
@@ -117,9 +115,9 @@ def _api_servers(status: Status, topology: Topology) -> None:
 def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
     for part, health in airflow.get("monitor/health").items():
         if health["status"] != "healthy":
-            status.problems.append(f"Airflow's {part} is {health['status'] or 'not there'}")
+            status.problems.append(f"Airflow's {part} is {health['status'] or 'missing'}")
     now = datetime.now(UTC)
-    # The newest: Airflow drops those that are dead from the page that it has cut.
+    # The newest first: Airflow removes the dead ones from a page only after it has cut it.
     jobs = airflow.get("jobs", is_alive=True, limit=100, order_by="-latest_heartbeat")["jobs"]
     for role, kind in JOBS.items():
         beats = {
@@ -140,11 +138,12 @@ def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
     status.tasks = dict(Counter(task["state"] for task in left))
 
 
-def _workers(status: Status, topology: Topology) -> None:
-    """Ask each Celery worker: a machine has several while one is replaced by the next."""
+def _workers(status: Status, lab: Lab) -> None:
+    """Ask each Celery worker: a machine has several while one is replaced."""
+    topology = lab.topology
     names = {machine.name for machine in topology.machines}
     query = "SELECT machine, unit, service, broker FROM broker_clients"
-    with connect(topology) as connection:
+    with lab.connect() as connection:
         clients = [row for row in connection.execute(query).fetchall() if row[0] in names]
     status.problems += [
         f"{machine}: {unit} still works with {broker}"
@@ -156,7 +155,7 @@ def _workers(status: Status, topology: Topology) -> None:
         for machine, unit, service, broker in clients
         if service == "worker" and broker == topology.broker
     }
-    inspect = celery(topology).control.inspect(list(nodes), timeout=_wait(topology))
+    inspect = lab.celery().control.inspect(list(nodes), timeout=lab.seconds(ANSWER))
     queues, active = inspect.active_queues() or {}, inspect.active() or {}
     for worker in topology.with_role("worker"):
         own = [node for node, machine in nodes.items() if machine == worker.name]
@@ -168,10 +167,10 @@ def _workers(status: Status, topology: Topology) -> None:
             status.problems.append(f"{worker.name}: takes no tasks from {', '.join(missing)}")
 
 
-def _queues(status: Status, topology: Topology) -> None:
-    with celery(topology).connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, timeout=_wait(topology))
-        for queue in sorted({queue for worker in topology.with_role("worker") for queue in worker.queues}):
+def _queues(status: Status, lab: Lab) -> None:
+    with lab.celery().connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=lab.seconds(ANSWER))
+        for queue in sorted({queue for worker in lab.topology.with_role("worker") for queue in worker.queues}):
             try:
                 with connection.channel() as channel:
                     status.queues[queue] = channel.queue_declare(queue, passive=True).message_count
@@ -179,50 +178,44 @@ def _queues(status: Status, topology: Topology) -> None:
                 status.queues[queue] = 0
 
 
-def _without_message(status: Status, topology: Topology) -> None:
-    """Compare the tasks that Airflow calls queued with the messages that wait in queues or that workers have received.
+def _without_message(status: Status, lab: Lab) -> None:
+    """Compare the tasks that Airflow calls queued with the messages in queues and those that workers have received.
 
-    What RabbitMQ has in a queue can be counted and not read, so the comparison is one of numbers on both brokers.
+    RabbitMQ's messages can be counted and not read, so both brokers' are counted.
     """
-    before = _queued(topology)
+    before = _queued(lab)
     if not before:
         return
-    app = celery(topology)
+    app = lab.celery()
     depth = 0
     with app.connection_for_read() as connection:
         for queue in set(before.values()):
-            with suppress(ChannelError), connection.channel() as channel:  # ChannelError: the queue does not exist
+            with suppress(ChannelError), connection.channel() as channel:  # the queue does not exist
                 depth += channel.queue_declare(queue, passive=True).message_count
-    inspect = app.control.inspect(timeout=_wait(topology), limit=len(topology.with_role("worker")))
+    inspect = app.control.inspect(timeout=lab.seconds(ANSWER), limit=len(lab.topology.with_role("worker")))
     answers = [*(inspect.reserved() or {}).values(), *(inspect.active() or {}).values()]
     received = {task["id"] for tasks in answers for task in tasks}
-    count = len(before.keys() & _queued(topology).keys() - received) - depth
+    count = len(before.keys() & _queued(lab).keys() - received) - depth
     if count > 0:
         status.problems.append(f"{count} queued tasks have no message that a queue or a living worker holds")
 
 
-def _queued(topology: Topology) -> dict[str, str]:
+def _queued(lab: Lab) -> dict[str, str]:
     """Return the Celery ids of the tasks that have been queued for a while, and their queues."""
     query = """
         SELECT external_executor_id, queue FROM task_instance
         WHERE state = 'queued' AND external_executor_id IS NOT NULL
         AND queued_dttm < now() - make_interval(secs => %s)
     """
-    with connect(topology, "airflow") as connection:
-        return dict(connection.execute(query, [SETTLED * topology.time_factor]).fetchall())
+    with lab.connect("airflow") as connection:
+        return dict(connection.execute(query, [lab.seconds(SETTLED)]).fetchall())
 
 
-def _database(status: Status, topology: Topology) -> None:
+def _database(status: Status, lab: Lab) -> None:
     query = "SELECT version(), (SELECT count(*) FROM pg_stat_activity), pg_database_size('airflow') / 1048576"
-    with connect(topology) as connection:
+    with lab.connect() as connection:
         version, connections, size = connection.execute(query).fetchone() or ("", 0, 0)
     status.database = {"version": version.split(" (")[0], "connections": connections, "size_mib": size}
-
-
-def celery(topology: Topology) -> Celery:
-    """Return a client of the chosen broker, by address: the host does not know the machines' names."""
-    endpoint = f"{topology.with_role('queue')[0].address}:{topology.ports[topology.broker]}"
-    return Celery(broker=topology.broker_url(endpoint, secrets()[f"{topology.broker}_password"]), set_as_current=False)
 
 
 def _line(error: Exception) -> str:

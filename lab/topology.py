@@ -1,4 +1,4 @@
-"""The model of the lab, read from `config/lab.json`; standard library only, because machines read it too."""
+"""The model of the lab. Standard library only: machines use it too."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-QUEUE_UNITS = {"redis": "redis-server.service", "rabbitmq": "rabbitmq-server.service"}  # by broker
+from lab.roles import ROLES
+
+BROKERS = ("redis", "rabbitmq")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine: a name, an IPv4 address, what it does, and the Celery queues it serves, if it is a worker."""
+    """A machine: its name, IPv4 address, roles, memory in MiB, and the Celery queues that it serves as a worker."""
 
     name: str
     address: str
@@ -25,11 +26,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Topology:
-    """The whole lab.
+    """The lab, as `provision/host/lab.rb` has resolved it.
 
-    `hosts` gives the address of every machine that `lab.json` lists, so that one which joins later is known
-    already; `machines` are those in use, workers beyond the chosen number left out. Timings are those of
-    the chosen profile times `time_factor`, in seconds: emulated machines are slow.
+    `machines` are those in use; `hosts` has the address of every machine that `config/lab.json` lists, so that the
+    others know a worker before it joins. `timings` are in seconds.
     """
 
     broker: str
@@ -46,56 +46,36 @@ class Topology:
 
     @classmethod
     def from_document(cls, lab: Mapping[str, Any]) -> Topology:
-        """Build the model from the content of `lab.json`, which the Vagrantfile has checked."""
-        listed = [
+        """Build the model from a resolved lab, the content of `.lab/lab.json`."""
+        machines = tuple(
             Machine(name, entry["address"], tuple(entry["roles"]), entry["memory_mb"], tuple(entry.get("queues", ())))
             for name, entry in lab["machines"].items()
-        ]
-        spare = [machine for machine in listed if "worker" in machine.roles][lab["workers"] :]
-        return cls(
-            machines=tuple(machine for machine in listed if machine not in spare),
-            hosts={machine.name: machine.address for machine in listed},
-            timings={
-                name: seconds * lab["time_factor"] for name, seconds in lab["timing_profiles"][lab["timings"]].items()
-            },
-            **{
-                key: lab[key]
-                for key in (
-                    "broker",
-                    "provider",
-                    "time_factor",
-                    "network",
-                    "ports",
-                    "forwarded_ports",
-                    "worker_concurrency",
-                    "parallelism",
-                )
-            },
         )
+        return cls(**{**lab, "machines": machines})
 
     @classmethod
-    def load(cls, root: Path = ROOT) -> Topology:
-        """Read the lab of the checkout at `root` as the last `vagrant up` or `vagrant provision` had it.
+    def load(cls, root: Path) -> Topology:
+        """Read the lab of the checkout at `root` as the last `vagrant up` or `vagrant provision` resolved it.
 
-        That wrote `.lab/lab.json`; an earlier version wrote only what differs, `.lab/choices.json`.
+        FileNotFoundError before the first `vagrant up`.
         """
-        paths = [root / "config/lab.json", root / ".lab/choices.json", root / ".lab/lab.json"]
-        lab: dict[str, Any] = {}
-        for path in paths:
-            lab |= json.loads(path.read_text()) if path.exists() else {}
-        return cls.from_document(lab)
+        return cls.from_document(json.loads((root / ".lab" / "lab.json").read_text()))
 
     @classmethod
     def of_this_machine(cls) -> Topology:
-        """Read the lab as the machine that this runs in was given it; only root may."""
+        """Read the lab on a machine of it, from the document that the machine got; only root may."""
         return cls.from_document(json.loads(Path("/etc/airflow-lab/machine.json").read_text())["lab"])
 
     def __getitem__(self, name: str) -> Machine:
-        """Return the machine called `name`; KeyError if none in use is."""
+        """Return the machine called `name`; KeyError if there is none in use."""
         for machine in self.machines:
             if machine.name == name:
                 return machine
         raise KeyError(name)
+
+    def seconds(self, count: float) -> float:
+        """Return `count` times `time_factor`: every wait and timeout goes through this, for slow emulated machines."""
+        return count * self.time_factor
 
     def with_role(self, role: str) -> tuple[Machine, ...]:
         """Return the machines that have `role`, in the order of `lab.json`."""
@@ -106,12 +86,30 @@ class Topology:
         scheme, user, path = {"redis": ("redis", "", "0"), "rabbitmq": ("amqp", "airflow", "airflow")}[self.broker]
         return f"{scheme}://{user}:{password}@{endpoint}/{path}"
 
-    def reach(self, role: str, port: str) -> str:
-        """Return the `host:port` at which the host reaches a role: Docker's machines through forwarded ports."""
+    def port(self, name: str) -> int:
+        """Return a port by its name in lab.json; `broker` is that of the chosen broker."""
+        return self.ports[self.broker if name == "broker" else name]
+
+    def listening(self, port: str) -> tuple[Machine, ...]:
+        """Return the machines that listen on a port of lab.json."""
+        role = next(name for name, role in ROLES.items() if port in role.all_ports())
+        return self.with_role(role)
+
+    def reach(self, port: str) -> str:
+        """Return the `host:port` at which the host reaches a port of lab.json: with Docker a forwarded port."""
         if self.provider == "docker":
             return f"localhost:{self.forwarded_ports[port]}"
-        return f"{self.with_role(role)[0].address}:{self.ports[port]}"
+        return f"{self.listening(port)[0].address}:{self.ports[port]}"
 
     def endpoints(self, role: str, port: str) -> list[str]:
-        """Return `name:port` for every machine with `role`: clients take lists, however short."""
-        return [f"{machine.name}:{self.ports[port]}" for machine in self.with_role(role)]
+        """Return `name:port` for every machine with `role`: clients take lists, even of one."""
+        return [f"{machine.name}:{self.port(port)}" for machine in self.with_role(role)]
+
+    def services(self, machine: str) -> dict[str, str]:
+        """Return the systemd unit of each service of a machine."""
+        roles = [ROLES[name] for name in self[machine].roles]
+        return {service: unit for role in roles for service, unit in role.units(self.broker).items()}
+
+    def queue_unit(self, broker: str) -> str:
+        """Return the systemd unit of a broker's queue server, whether the broker is the chosen one or not."""
+        return f"{ROLES['queue'].units(broker)['queue']}.service"

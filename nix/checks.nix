@@ -1,4 +1,4 @@
-# `nix flake check`: the parts of `make lint` that need no Python package of tests/requirements.lock.
+# `nix flake check`: the parts of `make lint` that do not need Python packages of tests/requirements.lock.
 { pkgs, self }:
 let
   lint =
@@ -10,7 +10,10 @@ let
 in
 builtins.mapAttrs lint {
   shell = [ pkgs.shellcheck ];
-  ruby = [ pkgs.ruby ];
+  ruby = [
+    pkgs.rubocop
+    pkgs.ruby
+  ];
   nix = [ pkgs.nixfmt ];
   data = [
     pkgs.check-jsonschema

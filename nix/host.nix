@@ -1,13 +1,13 @@
-# nixosModules.host: the daemons of both providers. The user's groups are for the configuration that imports this:
+# nixosModules.host: the daemons of both providers. The configuration that imports this adds the user to the groups:
 # users.users.<name>.extraGroups = [ "docker" "libvirtd" ];
 { pkgs, ... }:
 {
   virtualisation.docker.enable = true;
   virtualisation.libvirtd = {
     enable = true;
-    # The daemon starts virtiofsd, which serves the shared folders: on a user's PATH it would not be found.
+    # The daemon starts virtiofsd, which serves the shared folders. It does not search a user's PATH.
     qemu.vhostUserPackages = [ pkgs.virtiofsd ];
   };
-  # The executables in PyPI's wheels of uv and ruff ask for /lib64/ld-linux-x86-64.so.2 or its like.
+  # The executables in PyPI's wheels of uv and ruff need /lib64/ld-linux-x86-64.so.2 or its equivalent.
   programs.nix-ld.enable = true;
 }

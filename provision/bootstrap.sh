@@ -1,15 +1,16 @@
 #!/bin/sh
-# bootstrap.sh <MACHINE_JSON   turns a bare Debian machine into its roles; runs inside it, as root, as often as wanted
+# bootstrap.sh <MACHINE_JSON   provisions the Debian machine on which it runs, as root; idempotent
 #
-# Keeps the document where only root reads it, trusts the host's certificates, makes pyinfra's environment, and
-# hands over to deploy.py.
+# Writes the document to a file that only root can read, trusts the host's certificates, creates pyinfra's environment, and
+# runs deploy.py.
 set -eu
 export DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 here=/vagrant/provision
 document=/etc/airflow-lab/machine.json
 venv=/opt/pyinfra
+logs=/var/log/airflow-lab # on Vagrant's machines, this is the host's folder .lab/logs
 
-# One at a time: a provisioning whose `vagrant` was interrupted may still be running here.
+# One at a time: provisioning continues on the machine after its `vagrant` was interrupted.
 exec 9>/run/airflow-lab.lock
 flock --nonblock 9 || { echo "step: Wait for another provisioning of this machine"; flock 9; }
 
@@ -33,6 +34,7 @@ for name, text in document["certificates"].items():
         print("certificates=changed")
 for name, value in document["environment"].items():
     print(f"export {name}={shlex.quote(value)}")
+print(f"machine={shlex.quote(document['machine'] or '')}")
 PYTHON
 )"
 [ -z "${certificates-}" ] || update-ca-certificates >/dev/null
@@ -47,7 +49,9 @@ fi
 
 cd "$here"
 export PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1
-"$venv/bin/pyinfra" --yes inventory.py deploy.py
+[ -n "$machine" ] || exec "$venv/bin/pyinfra" --yes inventory.py deploy.py # an image: the host shows the progress
+mkdir -p "$logs"
+python3 progress.py "$logs/$machine.log" ".lab/logs/$machine.log" "$venv/bin/pyinfra" --yes inventory.py deploy.py
 for file in /run/airflow-lab/retiring-*; do
-  if [ -s "$file" ]; then echo "==> lab: the worker before this change ends by itself; it waits for $(cat "$file")"; fi
+  if [ -s "$file" ]; then echo "==> lab: the old worker ends on its own; it waits for $(cat "$file")"; fi
 done

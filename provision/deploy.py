@@ -1,17 +1,15 @@
-"""Brings the machine it runs in to its roles: first the packages of each, then each role, in causal order.
+"""Installs the roles of the machine that it runs on, then configures them, each in the order of their dependencies.
 
-Without a machine's name it only installs the packages of every role: that is the machine image.
+Without a machine's name, it installs every role and configures none: this makes the machine image.
 """
 
-from pathlib import Path
+from importlib import import_module
 
 from pyinfra import config, host
-from pyinfra.facts.deb import DebPackages
-from pyinfra.operations import apt
 
+from lab.roles import ROLES
 from lab.topology import Topology
-from provision.operations import Context, refuse_changed_secrets, template
-from provision.roles import airflow, base, components, database, load_balancer, queue
+from provision.operations import Context, refuse_changed_secrets, rolling_restart
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 
@@ -21,29 +19,14 @@ context = Context(
     secrets=host.data.secrets,
 )
 
-# The database comes before what waits for it, Airflow's environment before the migration that runs in it.
-STEPS = (
-    (base, None),
-    (airflow, None),
-    (database, "database"),
-    (queue, "queue"),
-    (load_balancer, "load_balancer"),
-    (components, None),
-)
+# base and airflow are on every machine. The order in lab/roles.json is that of dependencies.
+names = ["base", "airflow", *(name for name in ROLES if context.has(name))]
+steps = [import_module(f"provision.roles.{name}.deploy") for name in names]
 
 refuse_changed_secrets(context.secrets)
-steps = [module for module, role in STEPS if role is None or context.has(role)]
-preset = Path(base.__file__).parent / "airflow-lab.preset"
-template(preset, "/etc/systemd/system-preset/00-airflow-lab.preset", folder=True)
-packages = [package for module in steps for package in module.PACKAGES]
-apt.packages(
-    name="Install Debian's packages",
-    packages=packages,
-    update=True,
-    no_recommends=True,
-    _if=lambda: not host.get_fact(DebPackages).keys() >= set(packages),
-)
-airflow.install()
+for step in steps:
+    step.install()
 if context.name:
-    for module in steps:
-        module.configure(context)
+    for step in steps:
+        step.configure(context)
+    rolling_restart()

@@ -1,6 +1,6 @@
-"""Prints, as JSON, what of this machine must be equal to other machines or fit them; for `lab doctor`.
+"""Prints as JSON, for `lab doctor`, what must be the same on all machines, or must match the other machines.
 
-Runs as root with the machine's own Python. Secrets are shown as hashes: they are random, so those say nothing.
+Runs as root with the machine's own Python. Secrets are printed as hashes, which reveal nothing: secrets are random.
 """
 
 from __future__ import annotations
@@ -13,20 +13,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lab.roles import ROLES
 from lab.topology import Topology
 
 HOME = Path("/opt/airflow")
-BROKER = "broker"
-# Which ports a role works with: the role at the other end, and the name of its port.
-NEEDS = {
-    "scheduler": [("database", "postgresql"), ("queue", BROKER)],
-    "api_server": [("database", "postgresql"), ("worker", "worker_log_server"), ("triggerer", "triggerer_log_server")],
-    "dag_processor": [("database", "postgresql")],
-    "triggerer": [("database", "postgresql"), ("load_balancer", "load_balancer")],
-    "worker": [("queue", BROKER), ("load_balancer", "load_balancer"), ("database", "postgresql")],
-    "load_balancer": [("api_server", "api_server")],
-    "flower": [("queue", BROKER)],
-}
 
 
 def sha(path: Path) -> str:
@@ -55,11 +45,11 @@ def reaches(endpoint: tuple[str, int]) -> bool:
 
 
 def endpoints(lab: Topology, roles: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Return the name and port of everything that a machine with `roles` works with."""
+    """Yield the name and port of each service that a machine with `roles` connects to."""
     for role in roles:
-        for peer, port in NEEDS.get(role, []):
+        for peer, port in ROLES[role].connects.items():
             for machine in lab.with_role(peer):
-                yield machine.name, lab.ports[lab.broker if port == BROKER else port]
+                yield machine.name, lab.port(port)
 
 
 def examine(lab: Topology, name: str) -> dict[str, object]:

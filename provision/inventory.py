@@ -1,4 +1,4 @@
-"""The one machine that provisioning works on: the one it runs in, with what it was given as its data."""
+"""pyinfra's inventory: only the machine on which it runs, with the machine's document as its data."""
 
 import json
 from pathlib import Path

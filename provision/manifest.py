@@ -1,7 +1,7 @@
-"""Prints, as JSON, what this machine is made of: packages, and each file under /etc and of Airflow's own with its hash.
+"""Prints as JSON the packages of this machine, and a hash of each file under /etc and of each of Airflow's files.
 
-Runs as root with the machine's own Python. Secrets are left out: where one stands in a file, its name is hashed in its
-place. So is what each machine makes for itself, such as its keys and its identity.
+Runs as root with the machine's own Python. Before a file is hashed, each secret in it is replaced with the secret's
+name. Files that each machine makes for itself, such as its keys and its identity, are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 HOME = Path("/opt/airflow")
 FOLDERS = (Path("/etc"), HOME / "config")
 FILES = (HOME / "airflow.cfg", HOME / "airflow-redis.cfg", HOME / "airflow-rabbitmq.cfg", HOME / "airflow.env")
-OWN = (  # made by the machine, or for it alone, at random or by the clock
+OWN = (  # random, dependent on the clock, or different on every machine
     "/etc/airflow-lab/",
     "/etc/ssh/ssh_host_",
     "/etc/machine-id",
@@ -46,7 +46,7 @@ def manifest(document: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 def digest(path: Path, secrets: dict[str, str]) -> str:
-    """Return the hash of a file with the name of each secret in its place."""
+    """Return the hash of a file in which each secret is replaced with its name."""
     content = path.read_bytes()
     for name, value in secrets.items():
         content = content.replace(value.encode(), name.encode())

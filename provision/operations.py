@@ -1,4 +1,4 @@
-"""What the roles share: the machine being provisioned, and two operations that pyinfra does not have."""
+"""What the roles share: the machine that is provisioned, and operations that pyinfra does not have."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 
 from pyinfra import host
 from pyinfra.api import FactBase
+from pyinfra.facts.deb import DebPackages
 from pyinfra.facts.server import Command
-from pyinfra.operations import files, server
+from pyinfra.operations import apt, files, server
 
 from lab.topology import Machine, Topology
 
 STAMPS = "/var/lib/airflow-lab"
-MARKS = (
-    "/run/airflow-lab/restart"  # of units that rolling_restart.py has to restart; gone after a reboot, like the need
-)
+# A file for each unit that rolling_restart.py has to restart. A reboot removes them, and the need to restart.
+RESTARTS = "/run/airflow-lab/restart"
 
 
 @dataclass(frozen=True)
 class Context:
-    """The machine being provisioned. Without a name it is the image, which carries the packages of every role."""
+    """The machine that is provisioned. Without a name it is the machine image, which has the packages of every role."""
 
     lab: Topology
     name: str | None
@@ -42,11 +42,22 @@ class Context:
         return self.name is None or role in self.machine.roles
 
 
+def packages(*names: str) -> None:
+    """Install Debian packages; the package lists are updated only if one is missing."""
+    apt.packages(
+        name=f"Install {', '.join(names)}",
+        packages=[*names],
+        update=True,
+        no_recommends=True,
+        _if=lambda: not host.get_fact(DebPackages).keys() >= set(names),
+    )
+
+
 class Outdated(FactBase[bool]):
     """Whether a unit is not enabled, not running, or was started before any of `paths` was last written.
 
-    Asking the file's time, and not whether this run wrote it, also mends a run that was cut short between
-    writing a file and restarting what reads it.
+    It compares the times of the files, not whether this run wrote them. If a run was interrupted between writing a file
+    and restarting its service, the next run completes it.
     """
 
     def command(self, unit: str, paths: Iterable[str] = ()) -> str:
@@ -64,15 +75,15 @@ class Outdated(FactBase[bool]):
 
 
 def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: str = "") -> None:
-    """Enable `unit`, and start it, or restart it if it is older than a file it reads.
+    """Enable `unit`, and start it, or restart it if it started before a file that it reads was written.
 
-    Without `wait` the unit may take as long as it likes: it has something on another machine to wait for. A unit that
-    `rolls` is only marked, with that role; `rolling_restart` does the rest.
+    Without `wait`, do not wait until the unit is active: it may wait for another machine. With `rolls`, a role, only
+    record the unit; `rolling_restart` restarts it.
     """
     paths = [*reads]
     restart = f"systemctl restart {'' if wait else '--no-block '}{unit}"
     if rolls:
-        restart = f"mkdir -p {MARKS} && echo {rolls} >{MARKS}/{unit}"
+        restart = f"mkdir -p {RESTARTS} && echo {rolls} >{RESTARTS}/{unit}"
     systemctl = f"systemctl enable --quiet {unit} && {restart}"
     server.shell(
         name=f"Start {unit}, or restart it if its files are newer",
@@ -82,35 +93,35 @@ def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: s
 
 
 def rolling_restart() -> None:
-    """Restart the units that are marked, when the other machines can do without them."""
+    """Restart the units that `service` recorded, while another machine serves each of their roles."""
     server.shell(
         name="Restart Airflow's services, one machine at a time",
-        commands=["PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.rolling_restart"],
-        _if=lambda: bool(host.get_fact(Command, f"ls {MARKS} 2>/dev/null || true")),
+        commands=["PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.roles.airflow.rolling_restart"],
+        _if=lambda: bool(host.get_fact(Command, f"ls {RESTARTS} 2>/dev/null || true")),
     )
 
 
-def for_ever(unit: str) -> str:
-    """Have a unit of Debian's restarted whenever it ends, and return the file that says so."""
-    path = f"/etc/systemd/system/{unit}.d/restart.conf"
-    return template(Path(__file__).parent / "roles" / "base" / "restart.conf.j2", path, folder=True)
+def restart_always(unit: str) -> str:
+    """Restart a unit of a Debian package whenever it exits; return the path of its drop-in."""
+    source = Path(__file__).parent / "roles" / "base" / "restart.conf"
+    return copy(source, f"/etc/systemd/system/{unit}.d/restart.conf", folder=True)
 
 
-def keep(unit: str, *, leave: str) -> None:
-    """Call off `leave`, which was about to end `unit`: it is wanted again."""
+def drain(unit: str, *, drainer: str) -> None:
+    """Start `drainer`, a unit that stops `unit` when it is not used any more, also after a reboot."""
     server.shell(
-        name=f"Keep {unit}",
-        commands=[f"systemctl disable --now {leave}"],
-        _if=lambda: _is(leave, "enabled"),
+        name=f"Drain {unit}",
+        commands=[f"systemctl daemon-reload && systemctl enable {drainer} && systemctl start --no-block {drainer}"],
+        _if=lambda: _is(unit, "enabled") and not _is(drainer, "active"),
     )
 
 
-def let_go(unit: str, *, leave: str) -> None:
-    """Have `leave` end `unit` once nobody needs it, however long that takes and whatever is restarted meanwhile."""
+def cancel_drain(unit: str, *, drainer: str) -> None:
+    """Stop `drainer`: `unit` is used again."""
     server.shell(
-        name=f"Let go of {unit} when nobody needs it",
-        commands=[f"systemctl daemon-reload && systemctl enable {leave} && systemctl start --no-block {leave}"],
-        _if=lambda: _is(unit, "enabled") and not _is(leave, "active"),
+        name=f"Cancel the drain of {unit}",
+        commands=[f"systemctl disable --now {drainer}"],
+        _if=lambda: _is(drainer, "enabled"),
     )
 
 
@@ -119,25 +130,25 @@ def _is(unit: str, state: str) -> bool:
 
 
 def refuse_changed_secrets(secrets: Mapping[str, str], known: Path = Path(STAMPS, "secrets.json")) -> None:
-    """Exit if this machine was given another value of a secret before; else note a digest of each.
+    """Exit if this machine got another value of a secret before; else record a digest of each.
 
-    Airflow knows one `jwt_secret` and PostgreSQL one password a role: while machine after machine got a new one, tasks
-    and services with the old one would be refused.
+    Airflow accepts only one `jwt_secret` at a time, and PostgreSQL only one password of a role. While the machines get
+    a new value one after the other, tasks and services with the old value would be refused.
     """
     before = json.loads(known.read_text()) if known.exists() else {}
     now = {name: digest(value) for name, value in secrets.items()}
     if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
         sys.exit(
             f"==> lab: {', '.join(changed)} in .lab/secrets.json: this machine has another value, and secrets cannot "
-            "change while the lab runs. Put the former file back, or `vagrant destroy -f` and `vagrant up`."
+            "change while the lab runs. Restore the former file, or call `vagrant destroy -f` and `vagrant up`."
         )
     if now:
         files.directory(name=f"Create {known.parent}", path=str(known.parent))
-        put(json.dumps(before | now), str(known))
+        write_secret(json.dumps(before | now), str(known))
 
 
-def once(name: str, *, key: str, digest: str, commands: list[str]) -> None:
-    """Run `commands` unless they have succeeded before for this `digest` of what they work on."""
+def run_once(name: str, *, key: str, digest: str, commands: list[str]) -> None:
+    """Run `commands` unless they have succeeded before with this `digest` of their input."""
     stamp = f"{STAMPS}/{key}"
     server.shell(
         name=name,
@@ -147,7 +158,7 @@ def once(name: str, *, key: str, digest: str, commands: list[str]) -> None:
 
 
 def digest(*texts: str) -> str:
-    """Return a digest of texts, for `once`."""
+    """Return a digest of texts, for `run_once`."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -161,14 +172,23 @@ def template(
     folder: bool = False,
     **variables: Any,
 ) -> str:
-    """Render a template to `dest`, whose folder is there unless `folder` is to make it, and return `dest`."""
+    """Render a template to `dest` and return `dest`. With `folder`, create the folder of `dest`."""
     owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": folder}
     files.template(name=f"Render {dest}", src=str(src), dest=dest, **owner, **variables)
     return dest
 
 
-def put(text: str, dest: str, *, user: str = "root", group: str = "root", mode: str = "600") -> str:
-    """Write a secret to `dest`, whose folder is there, and return `dest`."""
+def copy(
+    src: Path, dest: str, *, user: str = "root", group: str = "root", mode: str = "644", folder: bool = False
+) -> str:
+    """Copy a file to `dest` and return `dest`. With `folder`, create the folder of `dest`."""
+    owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": folder}
+    files.put(name=f"Write {dest}", src=str(src), dest=dest, **owner)
+    return dest
+
+
+def write_secret(text: str, dest: str, *, user: str = "root", group: str = "root", mode: str = "600") -> str:
+    """Write a text that contains a secret to `dest`, in an existing folder, and return `dest`."""
     owner: dict[str, Any] = {"user": user, "group": group, "mode": mode, "create_remote_dir": False}
     files.put(name=f"Write {dest}", src=io.StringIO(text), dest=dest, **owner)
     return dest

@@ -1,9 +1,7 @@
-"""The broker: what it lets in, what it keeps, and what it survives."""
+"""The broker: who may connect, what it stores, and what it survives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
@@ -12,54 +10,39 @@ import pytest
 import redis
 from pika.exceptions import ProbableAuthenticationError
 
-from lab.client import Airflow, eventually
+from lab.client import Airflow
 from lab.machines import Guest, Machines
-from lab.topology import QUEUE_UNITS, Topology
-
-OTHER = {"redis": "rabbitmq", "rabbitmq": "redis"}
-on_redis = pytest.mark.parametrize("broker", ["redis"], indirect=True)
-on_rabbitmq = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
-
-
-def amqp(topology: Topology, user: str, password: str) -> pika.BlockingConnection:
-    login = pika.PlainCredentials(user, password)
-    host, port = topology.with_role("queue")[0].address, topology.ports["rabbitmq"]
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(host, port, "airflow", login, socket_timeout=5, connection_attempts=1)
-    )
+from lab.topology import Topology
+from tests.support.brokers import (
+    amqp_connection,
+    check_only_broker,
+    on_rabbitmq,
+    on_redis,
+    queue_depth,
+    redis_client,
+    stopped_workers,
+)
+from tests.support.lab import LAB
 
 
 def management(topology: Topology, secret: dict[str, str], path: str) -> Any:
-    url = f"http://{topology.reach('queue', 'rabbitmq_management')}/api/{path}"
+    url = f"http://{topology.reach('rabbitmq_management')}/api/{path}"
     return httpx.get(url, auth=("airflow", secret["rabbitmq_password"]), trust_env=False).raise_for_status().json()
 
 
-def server(topology: Topology, secret: dict[str, str]) -> redis.Redis:
-    host, port = topology.with_role("queue")[0].address, topology.ports["redis"]
-    return redis.Redis(host, port, password=secret["redis_password"])
-
-
-def depth(topology: Topology, secret: dict[str, str], queue: str) -> int:
-    """Return how many tasks wait in a queue of the chosen broker."""
-    if topology.broker == "redis":
-        return int(server(topology, secret).llen(queue))  # type: ignore[arg-type]
-    with amqp(topology, "airflow", secret["rabbitmq_password"]) as connection:
-        return connection.channel().queue_declare(queue, passive=True).method.message_count
-
-
-# What it lets in
+# Access
 
 
 @on_redis
 @pytest.mark.parametrize("password", [None, "", "wrong"])
-def test_redis_refuses_who_has_no_password(broker: str, queue: Guest, topology: Topology, password: str | None) -> None:
+def test_redis_refuses_other_passwords(broker: str, queue: Guest, topology: Topology, password: str | None) -> None:
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(queue.machine.address, topology.ports["redis"], password=password).ping()
 
 
 @on_redis
-def test_redis_keeps_what_it_is_given(broker: str, topology: Topology, secret: dict[str, str]) -> None:
-    settings = server(topology, secret).config_get("*")
+def test_redis_persists_messages_and_evicts_none(broker: str, topology: Topology, secret: dict[str, str]) -> None:
+    settings = redis_client(topology, secret).config_get("*")
     assert settings["appendonly"] == "yes"
     assert settings["maxmemory-policy"] == "noeviction"
 
@@ -68,7 +51,7 @@ def test_redis_keeps_what_it_is_given(broker: str, topology: Topology, secret: d
 @pytest.mark.parametrize(("user", "password"), [("guest", "guest"), ("airflow", "wrong"), ("airflow", "")])
 def test_rabbitmq_refuses_guests_and_wrong_passwords(broker: str, topology: Topology, user: str, password: str) -> None:
     with pytest.raises(ProbableAuthenticationError):
-        amqp(topology, user, password)
+        amqp_connection(topology, user, password)
 
 
 @on_rabbitmq
@@ -93,7 +76,7 @@ def test_no_deprecated_feature_of_rabbitmq_is_used(broker: str, queue: Guest) ->
 
 @on_rabbitmq
 def test_message_published_with_confirm_is_consumed(broker: str, topology: Topology, secret: dict[str, str]) -> None:
-    with amqp(topology, "airflow", secret["rabbitmq_password"]) as connection:
+    with amqp_connection(topology, "airflow", secret["rabbitmq_password"]) as connection:
         channel = connection.channel()
         channel.queue_declare("proof", durable=True, arguments={"x-queue-type": "quorum"})
         try:
@@ -106,15 +89,8 @@ def test_message_published_with_confirm_is_consumed(broker: str, topology: Topol
             channel.queue_delete("proof")
 
 
-def alone(queue: Guest, broker: str) -> None:
-    """Assert that a broker runs, and the other does not."""
-    assert queue.host.service(QUEUE_UNITS[broker]).is_running
-    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_running
-    assert not queue.host.service(QUEUE_UNITS[OTHER[broker]]).is_enabled
-
-
 def test_only_the_chosen_broker_runs(broker: str, queue: Guest) -> None:
-    eventually(lambda: alone(queue, broker), within=60)
+    LAB.eventually(lambda: check_only_broker(queue, broker), within=60)
 
 
 def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology, flower_api: httpx.Client) -> None:
@@ -124,27 +100,10 @@ def test_flower_reads_the_length_of_every_queue(broker: str, topology: Topology,
         known = {queue["name"]: queue["messages"] for queue in queues}
         assert known == {queue: 0 for worker in topology.with_role("worker") for queue in worker.queues}
 
-    eventually(lengths, within=60)
+    LAB.eventually(lengths, within=60)
 
 
-# What it keeps
-
-
-@contextmanager
-def stopped(machines: Machines, topology: Topology, role: str, stop: str, start: str) -> Iterator[None]:
-    """Call the command `stop` on all machines with a role, and `start` at the end."""
-    guests = [machines.guest(machine.name) for machine in topology.with_role(role)]
-    for guest in guests:
-        guest.run(stop)
-    try:
-        yield
-    finally:
-        for guest in guests:
-            guest.run(start)
-
-
-def stopped_workers(machines: Machines, topology: Topology) -> AbstractContextManager[None]:
-    return stopped(machines, topology, "worker", "systemctl stop airflow-worker", "systemctl start airflow-worker")
+# Storage
 
 
 @pytest.mark.destructive
@@ -156,16 +115,16 @@ def test_depth_of_the_queue_is_the_number_of_queued_tasks(
 
         def queued() -> None:
             assert set(airflow.states("dist_example", run_id).values()) == {"queued"}
-            assert [depth(topology, secret, queue) for queue in ("queue_1", "queue_2")] == [1, 1]
+            assert [queue_depth(topology, secret, queue) for queue in ("queue_1", "queue_2")] == [1, 1]
 
-        eventually(queued, within=60)
+        LAB.eventually(queued, within=60)
     assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"
 
 
-# What it survives
+# Failures
 
 
-DEAFEN = """
+STALL = """
 PYTHONPATH=/vagrant /opt/airflow/venv/bin/python - <<'END'
 from pathlib import Path
 from celery import Celery
@@ -184,12 +143,12 @@ def test_worker_that_takes_no_tasks_is_restarted(
     unit = "airflow-worker"
     number = worker.run("systemctl show --property Id --value %s", unit).removesuffix(".service").rpartition("-")[2]
     pid = worker.run("systemctl show --property MainPID --value %s", unit)
-    worker.run_script(DEAFEN.format(broker=broker, queues=worker.machine.queues, name=f"celery@worker1-{number}"))
+    worker.run_script(STALL.format(broker=broker, queues=worker.machine.queues, name=f"celery@worker1-{number}"))
     run_id = airflow.trigger("dist_example")
 
     def restarted() -> None:
         assert worker.run("systemctl show --property MainPID --value %s", unit) != pid
         assert "is connected but listens to" in worker.run("journalctl --unit airflow-worker-watch --no-pager")
 
-    eventually(restarted, within=180)
+    LAB.eventually(restarted, within=180)
     assert airflow.wait("dist_example", run_id, within=90)["state"] == "success"

@@ -1,4 +1,4 @@
-"""The cluster from outside, through nginx: every part takes part, and real work goes through all of them."""
+"""The cluster from outside, through nginx: every part is healthy, and tasks pass through all of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import psycopg
 import pytest
 from vega_datasets import local_data
 
-from lab.client import Airflow, eventually
+from lab.client import Airflow
 from lab.machines import Machines
 from lab.topology import Topology
-from tests.conftest import check_whole
+from tests.support.health import check_healthy
+from tests.support.lab import LAB, NOW
 
-pytestmark = pytest.mark.usefixtures("broker")
+pytestmark = [pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
 STOCKS = "get_stocks_dag"
-PATIENCE = 30 * Topology.load().time_factor  # seconds that an api-server has to answer
+PATIENCE = 30 * NOW.time_factor  # seconds that an api-server has to answer
 
 
 def intervals(tasks: Iterable[dict[str, Any]]) -> list[tuple[datetime, datetime]]:
@@ -36,8 +37,8 @@ def api_server(topology: Topology, index: int) -> str:
     return f"http://{machine.address}:{topology.ports['api_server']}"
 
 
-def test_every_part_of_the_lab_reports(machines: Machines) -> None:
-    eventually(lambda: check_whole(machines), within=60)
+def test_every_part_of_the_lab_is_healthy(machines: Machines) -> None:
+    LAB.eventually(lambda: check_healthy(), within=60)
 
 
 def test_load_balancer_uses_every_api_server(airflow: Airflow, topology: Topology) -> None:
@@ -63,10 +64,10 @@ def test_workers_are_registered_with_their_queues(topology: Topology, flower_api
         }
         assert queues == {worker.name: set(worker.queues) for worker in topology.with_role("worker")}
 
-    eventually(registered, within=60)
+    LAB.eventually(registered, within=60)
 
 
-def test_token_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
+def test_token_of_one_api_server_is_valid_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
     token = Airflow(api_server(topology, 0), secret["airflow_admin_password"]).http.headers["Authorization"]
     answer = httpx.get(
         f"{api_server(topology, 1)}/api/v2/dags", headers={"Authorization": token}, timeout=PATIENCE, trust_env=False
@@ -74,7 +75,7 @@ def test_token_of_one_api_server_is_good_at_the_other(topology: Topology, secret
     assert answer.status_code == 200
 
 
-def test_login_session_of_one_api_server_is_good_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
+def test_login_session_of_one_api_server_is_valid_at_the_other(topology: Topology, secret: dict[str, str]) -> None:
     with httpx.Client(follow_redirects=True, timeout=PATIENCE, trust_env=False) as browser:
         page = browser.get(f"{api_server(topology, 0)}/auth/login/")
         form = {"username": "admin", "password": secret["airflow_admin_password"]}
@@ -103,8 +104,8 @@ def test_pinned_tasks_run_on_the_worker_of_their_queue(airflow: Airflow, topolog
 
 def test_five_tasks_run_at_once_on_both_workers(airflow: Airflow, topology: Topology) -> None:
     dag_id, seconds = "celery_parallel_demo", 30 * topology.time_factor
-    # Two runs: one worker alone may be fast enough to take all tasks of one, but has no place for those of both.
-    beside = airflow.trigger(dag_id, seconds=seconds)
+    # Two runs: one worker may take all tasks of one run, but does not have enough slots for both runs.
+    other_run = airflow.trigger(dag_id, seconds=seconds)
     run_id = airflow.trigger(dag_id, seconds=seconds)
     run = airflow.wait(dag_id, run_id, within=120)
     assert run["state"] == "success", airflow.states(dag_id, run_id)
@@ -113,13 +114,13 @@ def test_five_tasks_run_at_once_on_both_workers(airflow: Airflow, topology: Topo
     spans = intervals(tasks)
     assert most_at_once(spans) == 5
     assert min((end - start).total_seconds() for start, end in spans) >= seconds
-    # About the time of one: one after the other would be five times as long.
+    # About as long as one task: one after the other, they would take five times as long.
     assert run["duration"] < 2 * seconds
-    hosts = {task["hostname"] for task in [*tasks, *airflow.tasks(dag_id, beside)]}
+    hosts = {task["hostname"] for task in [*tasks, *airflow.tasks(dag_id, other_run)]}
     assert hosts == {worker.name for worker in topology.with_role("worker")}
 
 
-def test_length_of_the_parallel_tasks_is_a_parameter(airflow: Airflow, topology: Topology) -> None:
+def test_duration_of_the_parallel_tasks_is_a_parameter(airflow: Airflow, topology: Topology) -> None:
     run_id = airflow.trigger("celery_parallel_demo", seconds=0)
     run = airflow.wait("celery_parallel_demo", run_id, within=60)
     assert run["state"] == "success", airflow.states("celery_parallel_demo", run_id)
@@ -138,25 +139,25 @@ def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
         assert states == dict.fromkeys(MONTHS, "success")
         return runs
 
-    for run in eventually(caught_up, within=180):
+    for run in LAB.eventually(caught_up, within=180):
         tasks = airflow.tasks(STOCKS, run["dag_run_id"])
         assert len(tasks) == 6
         assert most_at_once(intervals(tasks)) <= 2
     assert stored(lab_database) == published()
 
 
-def test_a_month_of_stocks_again_changes_nothing(airflow: Airflow, lab_database: psycopg.Connection[Any]) -> None:
+def test_a_run_of_stocks_is_idempotent(airflow: Airflow, lab_database: psycopg.Connection[Any]) -> None:
     airflow.unpause(STOCKS)
     run_id = f"scheduled__{MONTHS[0]}-01T00:00:00+00:00"
     assert airflow.wait(STOCKS, run_id, within=120)["state"] == "success", airflow.states(STOCKS, run_id)
     before = stored(lab_database)
     assert before
-    tries = {task["map_index"]: task["try_number"] for task in airflow.tasks(STOCKS, run_id)}
+    attempts = {task["map_index"]: task["try_number"] for task in airflow.tasks(STOCKS, run_id)}
     cleared = airflow.http.post(f"/api/v2/dags/{STOCKS}/dagRuns/{run_id}/clear", json={"dry_run": False})
     cleared.raise_for_status()
     assert airflow.wait(STOCKS, run_id, within=120)["state"] == "success"
     again = {task["map_index"]: task["try_number"] for task in airflow.tasks(STOCKS, run_id)}
-    assert again == {index: number + 1 for index, number in tries.items()}
+    assert again == {index: number + 1 for index, number in attempts.items()}
     assert stored(lab_database) == before
 
 
@@ -171,11 +172,11 @@ def published() -> list[tuple[str, str, float]]:
     return sorted(row for row in rows if row[1][:7] in MONTHS)
 
 
-@pytest.mark.parametrize("table", ["absent", "there"])
+@pytest.mark.parametrize("table", ["missing", "existing"])
 def test_collectors_write_to_one_table(
     airflow: Airflow, topology: Topology, lab_database: psycopg.Connection[Any], table: str
 ) -> None:
-    if table == "absent":
+    if table == "missing":
         lab_database.execute("DROP TABLE IF EXISTS collected")
     run_id = airflow.trigger("collectors")
     run = airflow.wait("collectors", run_id, within=90)

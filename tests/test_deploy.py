@@ -1,4 +1,4 @@
-"""The same code on machines that Vagrant did not make: plain Debians with nothing but sshd, reached over SSH."""
+"""The same code on machines that Vagrant did not create: plain Debian systems with only sshd, reached over SSH."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from lab.client import Airflow, eventually
-from lab.topology import ROOT
-from tests.test_provisioning import check_unchanged
-from tests.unit.test_bad_input import Checkout
+from lab.client import Airflow
+from tests.support import ROOT
+from tests.support.checkout import Checkout
+from tests.support.lab import LAB
+from tests.support.provisioning import check_unchanged
 
 NETWORK = "airflow-lab-servers"
 SUBNET = "192.168.60"
@@ -26,7 +27,7 @@ SERVERS: dict[str, dict[str, Any]] = {
     "runner": {"roles": ["worker"], "queues": ["default", "queue_1", "queue_2"]},
 }
 USERS = {"data": "root", "control": "admin", "runner": "root"}
-# What a server is before anyone has touched it. Root may log in, and admin, who may use sudo without a password.
+# Makes a plain server. Root may log in, and so may admin, who may use sudo without a password.
 PLAIN = """
 apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server sudo
 useradd --create-home --shell /bin/bash admin && echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin
@@ -38,18 +39,18 @@ done
 install -d /etc/systemd/system/service.d
 printf '[Service]\\nPrivateUsers=no\\n' >/etc/systemd/system/service.d/container.conf
 """
-GOES = """
+TEMPORARY = """
 from airflow.sdk import dag, task
 
 @dag
-def goes():
+def temporary():
     @task
     def work():
         print("Goodbye")
 
     work()
 
-goes()
+temporary()
 """
 RUN = [
     *("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined", "--cgroupns=private"),
@@ -82,7 +83,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         common = f"Host *\n  IdentityFile {key}\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n"
         config.write_text(users + common)
         for number in range(10, 10 + len(names)):
-            eventually(partial(_has_sshd, f"{SUBNET}.{number}"), within=60)
+            LAB.eventually(partial(_has_sshd, f"{SUBNET}.{number}"), within=60)
         yield f"ssh -F {config} -o BatchMode=yes"
     finally:
         subprocess.run(["docker", "rm", "--force", NETWORK, *names], capture_output=True, check=False)
@@ -97,7 +98,8 @@ def _has_sshd(address: str) -> None:
         raise AssertionError(error) from error
 
 
-def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tmp_path: Path) -> None:
+@pytest.mark.drawn
+def test_deploy_turns_servers_into_a_cluster_and_is_idempotent(ssh: str, tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "checkout").root
     lab = json.loads((ROOT / "config" / "lab.json").read_text())
     machines = {
@@ -106,29 +108,29 @@ def test_servers_become_a_cluster_and_a_second_time_changes_nothing(ssh: str, tm
     }
     inventory = tmp_path / "servers.json"
     inventory.write_text(json.dumps(lab | {"machines": machines, "network": f"{SUBNET}.0/24", "workers": 1}))
-    (checkout / "dags" / "goes.py").write_text(GOES)
-    # The checkout is a copy, to delete a DAG of; the caller's folder is another.
+    (checkout / "dags" / "temporary.py").write_text(TEMPORARY)
+    # The checkout is a copy, because the test deletes a DAG in it. The inventory is in another folder.
     deploy = [sys.executable, "-m", "lab.cli", "deploy", "../servers.json", "--ssh", ssh]
     subprocess.run(deploy, check=True, cwd=checkout)
     password = json.loads((tmp_path / "servers" / "secrets.json").read_text())["airflow_admin_password"]
-    airflow = eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
+    airflow = LAB.eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
     assert airflow.wait("dist_example", airflow.trigger("dist_example"), within=120)["state"] == "success"
-    eventually(lambda: _knows(airflow, goes=True), within=120)
+    LAB.eventually(lambda: _knows(airflow, temporary=True), within=120)
 
-    (checkout / "dags" / "goes.py").unlink()
+    (checkout / "dags" / "temporary.py").unlink()
     subprocess.run(deploy, check=True, cwd=checkout)
     for name in SERVERS:
         check_unchanged((tmp_path / "servers" / f"{name}.log").read_text())
         found = docker("exec", f"{NETWORK}-{name}", "ls", "/opt/airflow/dags", "/vagrant").split()
         assert "dist_example.py" in found
-        assert "goes.py" not in found
-    eventually(lambda: _knows(airflow, goes=False), within=120)
+        assert "temporary.py" not in found
+    LAB.eventually(lambda: _knows(airflow, temporary=False), within=120)
 
 
-def _knows(airflow: Airflow, *, goes: bool) -> None:
+def _knows(airflow: Airflow, *, temporary: bool) -> None:
     dags = {dag["dag_id"] for dag in airflow.get("dags")["dags"]}
     assert "dist_example" in dags
-    assert ("goes" in dags) == goes
+    assert ("temporary" in dags) == temporary
 
 
 def _login(url: str, password: str) -> Airflow:

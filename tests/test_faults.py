@@ -1,22 +1,20 @@
-"""What happens when a part is stopped, halted or lost: each test proves the lab degraded, then whole again."""
+"""A part is stopped, halted or lost: each test shows that the lab works without it, and is healthy afterwards."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
 from lab import faults
-from lab.client import Airflow, eventually
+from lab.client import Airflow
 from lab.machines import Guest, Machines
 from lab.topology import Topology
+from tests.support.lab import LAB
+from tests.support.traffic import check_pinned_tasks, client_traffic
 
-pytestmark = [pytest.mark.destructive, pytest.mark.usefixtures("broker")]
+pytestmark = [pytest.mark.destructive, pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 LOCK = 4242  # any number
 HOLD = f"""
 import pathlib, sqlalchemy, time
@@ -25,48 +23,24 @@ with engine.connect() as connection:
     connection.exec_driver_sql("SELECT pg_advisory_lock({LOCK})")
     time.sleep(600)
 """
-PATHS = ("/", "/api/v2/monitor/health", "/api/v2/dags", "/api/v2/version")
-
-
-@contextmanager
-def client_traffic(airflow: Airflow) -> Iterator[list[str]]:
-    """Ask for pages through nginx, one after the other, and list what was answered."""
-    answers: list[str] = []
-    stop = threading.Event()
-
-    def visit() -> None:
-        while not stop.wait(0.05):
-            for path in PATHS:
-                try:
-                    answers.append(str(airflow.http.get(path).status_code))
-                except httpx.HTTPError as error:
-                    answers.append(repr(error))
-
-    thread = threading.Thread(target=visit)
-    thread.start()
-    try:
-        yield answers
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
     unit = "airflow-api-server"
     with client_traffic(airflow) as answers:
-        eventually(lambda: _answers(answers, 20), within=30)
+        LAB.eventually(lambda: _answers(answers, 20), within=30)
         api_server.run(f"systemctl kill --kill-whom=all --signal={signal} {unit} && systemctl stop {unit}")
         assert not api_server.host.service(unit).is_running
         seen = len(answers)
-        eventually(lambda: _answers(answers, seen + 40), within=60)
+        LAB.eventually(lambda: _answers(answers, seen + 40), within=60)
         api_server.run(f"systemctl start {unit}")
-        eventually(lambda: _serves(airflow, api_server), within=60)
+        LAB.eventually(lambda: _serves(airflow, api_server), within=60)
     assert set(answers) == {"200"}
 
 
 def test_nginx_asks_api_servers_that_it_has_set_aside(airflow: Airflow, machines: Machines, topology: Topology) -> None:
-    """With both gone it still asks both at each request, so that the first that is back is found at once."""
+    """If both are down, nginx still asks both at each request: it finds the first one that is up again at once."""
     servers = [machines.guest(machine.name) for machine in topology.with_role("api_server")]
     try:
         for guest in servers:
@@ -84,7 +58,7 @@ def _answers(answers: list[str], count: int) -> None:
 
 
 def _serves(airflow: Airflow, guest: Guest) -> None:
-    # nginx names every server that it asked: the last is the one that answered.
+    # nginx names every server that it asked: the last one answered.
     asked = [airflow.http.get("/api/v2/version").headers["X-Served-By"].split(", ")[-1] for _ in range(8)]
     assert guest.machine.address in {server.split(":")[0] for server in asked}
 
@@ -98,30 +72,30 @@ def test_log_of_a_halted_worker_can_be_read(airflow: Airflow, machines: Machines
         assert f"running on {task['hostname']}" in airflow.log(task)
     finally:
         machines.up(task["hostname"])
-    works(airflow)
+    check_pinned_tasks(airflow)
 
 
 def test_worker_comes_back_after_it_was_destroyed(airflow: Airflow, machines: Machines) -> None:
     machines.destroy("worker1")
     assert machines.status()["worker1"] == "not_created"
     machines.up("worker1")
-    works(airflow)
+    check_pinned_tasks(airflow)
 
 
 def test_machine_that_was_halted_comes_back_with_its_services(airflow: Airflow, machines: Machines) -> None:
     machines.halt("master2")
-    works(airflow)
+    check_pinned_tasks(airflow)
     machines.up("master2")
     guest = machines.guest("master2")
     assert guest.run("getent hosts broker").split()[0] == "192.168.56.10"
-    eventually(lambda: _serves(airflow, guest), within=90)
+    LAB.eventually(lambda: _serves(airflow, guest), within=90)
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
 def test_what_a_lost_machine_had_locked_is_free_again(
     machines: Machines, lab_database: psycopg.Connection[Any]
 ) -> None:
-    """No packet says that it is gone, as when it loses power: PostgreSQL has to find out by itself."""
+    """The machine fails silently (no FIN or RST), as if it lost power: PostgreSQL has to notice that itself."""
 
     def locked(times: int) -> None:
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s"
@@ -129,15 +103,9 @@ def test_what_a_lost_machine_had_locked_is_free_again(
 
     machines.guest("master1").run("systemd-run --unit hold --collect /opt/airflow/venv/bin/python -c %s", HOLD)
     try:
-        eventually(lambda: locked(1), within=30)
-        faults.FAULTS["partition"].inject(machines, "master1", "database")
-        eventually(lambda: locked(0), within=30)
+        LAB.eventually(lambda: locked(1), within=30)
+        faults.FAULTS["partition"].inject(LAB, "master1", "database")
+        LAB.eventually(lambda: locked(0), within=30)
     finally:
-        faults.mend(machines, "master1")
+        faults.heal(LAB, ["master1"])
         machines.guest("master1").run("systemctl stop hold || true")
-
-
-def works(airflow: Airflow) -> None:
-    """Assert that both pinned tasks of dist_example find their worker."""
-    run_id = airflow.trigger("dist_example")
-    assert airflow.wait("dist_example", run_id, within=120)["state"] == "success"

@@ -1,4 +1,4 @@
-"""`lab` as a user types it, on a lab that is whole and on one that was made sick on purpose."""
+"""The `lab` command, on a healthy lab and on a lab with faults."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.client import eventually
 from lab.machines import Machines
-from lab.topology import ROOT, Topology
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.lab import LAB
 
-pytestmark = [  # one broker will do: what differs with it, the drills look at on both
+pytestmark = [  # one broker is enough: the drills run on both
     pytest.mark.destructive,
     pytest.mark.usefixtures("broker"),
     pytest.mark.parametrize("broker", ["redis"], indirect=True),
@@ -32,9 +33,9 @@ def healed() -> Iterator[None]:
     lab("heal")
 
 
-def test_status_of_a_whole_lab_is_good(topology: Topology) -> None:
-    shown = eventually(lambda: lab("status"), within=60)
-    assert "all is well" in shown
+def test_status_of_a_healthy_lab_names_no_problem(topology: Topology) -> None:
+    shown = LAB.eventually(lambda: lab("status"), within=60)
+    assert "all is healthy" in shown
     found = json.loads(lab("status", "--json"))
     assert found["problems"] == []
     assert found["broker"] == topology.broker
@@ -57,24 +58,24 @@ def test_frozen_machine_is_named_and_thawed() -> None:
     assert "worker2: does not answer" in lab("doctor", code=1)
     assert "worker2 does not answer" in lab("fault", "kill", "worker2", "worker", code=2)
     assert "worker2 thawed" in lab("heal")
-    eventually(lambda: lab("status"), within=60)
+    LAB.eventually(lambda: lab("status"), within=60)
 
 
-def test_doctor_finds_nothing_in_a_whole_lab() -> None:
-    assert "fit" in lab("doctor")
+def test_doctor_finds_nothing_in_a_healthy_lab() -> None:
+    assert "match" in lab("doctor")
 
 
-def test_doctor_names_what_does_not_fit_and_the_cure_cures_it(machines: Machines) -> None:
-    # What the worker reads, on this broker; airflow.cfg is its log server's alone.
+def test_doctor_names_what_does_not_match_and_its_fixes_work(machines: Machines) -> None:
+    # The worker reads this file on this broker; only its log server reads airflow.cfg.
     machines.guest("worker1").run("echo '# changed by hand' >>/opt/airflow/airflow-redis.cfg")
     machines.guest("master1").run(
         "sed 's/.* worker2$/192.168.56.99 worker2/' /etc/hosts >/tmp/h && cat /tmp/h >/etc/hosts"
     )
     lab("fault", "partition", "worker2", "database")
     shown = lab("doctor", code=1)
-    assert "worker1: its airflow-redis.cfg differs from the others'\n  cure: vagrant provision worker1" in shown
-    assert "master1: resolves worker2 to 192.168.56.99, not 192.168.56.22\n  cure: vagrant provision master1" in shown
-    assert "worker2: does not reach broker:5432\n  cure: lab heal" in shown
+    assert "worker1: its airflow-redis.cfg differs from the others'\n  fix: vagrant provision worker1" in shown
+    assert "master1: resolves worker2 to 192.168.56.99, not 192.168.56.22\n  fix: vagrant provision master1" in shown
+    assert "worker2: does not reach broker:5432\n  fix: lab heal" in shown
     for name in ("worker1", "master1"):
         subprocess.run(["vagrant", "provision", name], check=True, capture_output=True, cwd=ROOT)
     assert "worker2 connected" in lab("heal")

@@ -1,4 +1,4 @@
-"""The ledger's writes, each sent twice: the first time the answer is lost, as when a connection breaks."""
+"""The ledger's writes, each sent twice: the first answer is lost, as if the connection broke."""
 
 from __future__ import annotations
 
@@ -14,30 +14,16 @@ from lab.ledger import Judgement, judge, read
 
 RUN = "run"
 dag: Any = importlib.import_module("dags.ledger")
-# The table as it was before entries had a token.
-OLD_TABLE = """
-    CREATE TABLE tries (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        run_id text NOT NULL, task int NOT NULL, try int NOT NULL, host text NOT NULL,
-        started timestamptz NOT NULL DEFAULT clock_timestamp(),
-        seen timestamptz NOT NULL DEFAULT clock_timestamp(),
-        ended timestamptz,
-        stands boolean NOT NULL DEFAULT false
-    )
-"""
 
 
-@pytest.fixture(params=["new", "old"])
-def table(request: pytest.FixtureRequest, lab_database: psycopg.Connection[Any]) -> Iterator[Any]:
-    """A schema of its own in the lab's database, with the table `tries`."""
+@pytest.fixture
+def table(lab_database: psycopg.Connection[Any]) -> Iterator[Any]:
+    """A separate schema in the lab's database, with the table `attempts`."""
     schema = f"test_{uuid.uuid4().hex}"
     lab_database.execute(f"CREATE SCHEMA {schema}")
     lab_database.execute(f"SET search_path TO {schema}")
-    if request.param == "old":
-        lab_database.execute(OLD_TABLE)
-        lab_database.execute("INSERT INTO tries (run_id, task, try, host) VALUES ('earlier', 0, 1, 'worker1')")
     try:
-        for _ in range(2):  # each run of the DAG creates what is not there
+        for _ in range(2):  # each run of the DAG creates what does not exist
             for statement in dag.SCHEMA:
                 lab_database.execute(statement)
         yield lab_database
@@ -46,7 +32,7 @@ def table(request: pytest.FixtureRequest, lab_database: psycopg.Connection[Any])
 
 
 class Forgetful:
-    """A connection and its cursor: what it is told is done, but the first answer to each statement is lost."""
+    """A connection and its cursor. It executes each statement, but loses the first answer to it."""
 
     autocommit = True
 
@@ -76,7 +62,7 @@ class Forgetful:
 
 @pytest.fixture
 def entries(table: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The ledger as a task has it, its answers lost once each."""
+    """The ledger of a task. The first answer to each of its statements is lost."""
     ledger = dag.Ledger.__new__(dag.Ledger)
     connection = Forgetful(table)
     ledger.hook = type("Hook", (), {"get_conn": lambda _: connection})()
@@ -85,23 +71,23 @@ def entries(table: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> 
     return ledger
 
 
-def test_entry_is_made_once_though_the_answer_is_lost(table: Any, entries: Any) -> None:
+def test_entry_is_made_once_if_the_answer_is_lost(table: Any, entries: Any) -> None:
     entry = entries.begin(RUN, 0, 1)
-    other = entries.begin(RUN, 0, 1)  # Celery brought the same try to two workers
+    other = entries.begin(RUN, 0, 1)  # Celery delivered the same attempt to two workers
     assert entry != other
     assert len(read(table, RUN)) == 2
 
 
-def test_effect_of_a_task_stands_though_the_answer_is_lost(table: Any, entries: Any) -> None:
+def test_effect_of_a_task_is_committed_if_the_answer_is_lost(table: Any, entries: Any) -> None:
     entry = entries.begin(RUN, 0, 1)
     entries.write(dag.SEEN, entry)
     entries.write(dag.END, entry)
-    tries = read(table, RUN)
-    assert [(one.number, one.stands) for one in tries] == [(1, True)]
-    assert judge(tries, {0: "success"}) == Judgement()
+    attempts = read(table, RUN)
+    assert [(one.number, one.committed) for one in attempts] == [(1, True)]
+    assert judge(attempts, {0: "success"}) == Judgement()
 
 
-def test_end_keeps_its_moment(table: Any, entries: Any) -> None:
+def test_end_is_recorded_only_once(table: Any, entries: Any) -> None:
     entry = entries.begin(RUN, 0, 1)
     entries.write(dag.END, entry)
     before = read(table, RUN)
@@ -109,10 +95,10 @@ def test_end_keeps_its_moment(table: Any, entries: Any) -> None:
     assert read(table, RUN) == before
 
 
-def test_effect_stands_once_though_two_tries_end(table: Any, entries: Any) -> None:
+def test_effect_is_committed_once_if_two_attempts_end(table: Any, entries: Any) -> None:
     first, second = entries.begin(RUN, 0, 1), entries.begin(RUN, 0, 2)
     entries.write(dag.END, second)
     entries.write(dag.END, first)
-    tries = read(table, RUN)
-    assert {one.number: one.stands for one in tries} == {1: False, 2: True}
-    assert judge(tries, {0: "success"}).repeated == [0]
+    attempts = read(table, RUN)
+    assert {one.number: one.committed for one in attempts} == {1: False, 2: True}
+    assert judge(attempts, {0: "success"}).executed_twice == [0]

@@ -1,4 +1,4 @@
-"""Messages that nobody alive holds: their tasks run all the same, soon, and at their first attempt."""
+"""Messages that no living worker or queue holds: their tasks still run soon, and at their first attempt."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager
 import pytest
 import redis
 
-from lab.client import Airflow, connect, eventually
+from lab.client import Airflow
 from lab.machines import Machines
 from lab.status import collect
 from lab.topology import Topology
-from tests.test_broker import on_redis, server, stopped, stopped_workers
+from tests.support.brokers import on_redis, redis_client, stopped, stopped_workers
+from tests.support.lab import LAB
 
 pytestmark = pytest.mark.destructive
 WITHIN = 30  # seconds from the death of a worker until a task whose message it had received runs elsewhere
@@ -24,20 +25,20 @@ TAG = "a-message-that-a-dead-worker-had-received"
 
 
 def stopped_schedulers(machines: Machines, topology: Topology) -> AbstractContextManager[None]:
-    """Stop the processes of the schedulers, which continue at the end."""
+    """Stop the processes of the schedulers with SIGSTOP, and continue them at the end."""
     kill = "systemctl kill --signal {} airflow-scheduler"
     return stopped(machines, topology, "scheduler", kill.format("STOP"), kill.format("CONT"))
 
 
 def receive_and_die(broker: redis.Redis) -> None:
-    """Leave Redis as a worker leaves it that loses power after it has received a message."""
+    """Change Redis as a worker does that receives a message and then loses power."""
     message = broker.rpop(QUEUE)
     broker.zadd("unacked_index", {TAG: time.time()})
     broker.hset("unacked", TAG, f'[{message.decode()}, "", "{QUEUE}"]')  # type: ignore[union-attr]
 
 
 def lose(broker: redis.Redis) -> None:
-    """Leave Redis as a crash leaves it that took a message, or a worker's that died before it noted what it took."""
+    """Change Redis as a crash does that loses a message, or a worker that dies before it records the message."""
     broker.rpop(QUEUE)
 
 
@@ -53,10 +54,10 @@ def test_task_without_a_message_is_named_and_runs_at_its_first_attempt(
 ) -> None:
     with stopped_workers(machines, topology):
         run_id = airflow.trigger("dist_example")
-        eventually(lambda: _waits(server(topology, secret)), within=60, every=0.2)
-        with stopped_schedulers(machines, topology):  # they would send it again, soon
-            take(server(topology, secret))
-            eventually(lambda: _named(machines), within=30)
+        LAB.eventually(lambda: _waits(redis_client(topology, secret)), within=60, every=0.2)
+        with stopped_schedulers(machines, topology):  # they would soon send it again
+            take(redis_client(topology, secret))
+            LAB.eventually(lambda: _named(machines), within=30)
     run = airflow.wait("dist_example", run_id, within=WITHIN + 30)  # the workers have to start
     assert run["state"] == "success"
     assert {task["try_number"] for task in airflow.tasks("dist_example", run_id)} == {1}
@@ -67,28 +68,28 @@ def _waits(broker: redis.Redis) -> None:
 
 
 def _named(machines: Machines) -> None:
-    problems = collect(machines).problems
+    problems = collect(LAB).problems
     assert "1 queued tasks have no message that a queue or a living worker holds" in problems, problems
 
 
 def test_tiny_tasks_survive_the_power_off_of_a_worker(broker: str, airflow: Airflow, machines: Machines) -> None:
-    """Nothing waits for the worker to come back, and only tasks that it was running use another attempt."""
+    """No task waits for the worker to return, and only the tasks that it ran use another attempt."""
     run_id = airflow.trigger(DAG, tasks=150, seconds=0)
     topology = machines.topology
-    eventually(lambda: _under_way(topology, run_id), within=90, every=0.2)
+    LAB.eventually(lambda: _under_way(topology, run_id), within=90, every=0.2)
     try:
         machines.halt("worker1", force=True)
         assert airflow.wait(DAG, run_id, within=120)["state"] == "success", airflow.counts(DAG, run_id)
     finally:
         machines.up("worker1")
     query = "SELECT map_index FROM task_instance WHERE run_id = %s AND task_id = 'work' AND try_number > 1"
-    with connect(topology, "airflow") as database:
+    with LAB.connect("airflow") as database:
         again = [index for (index,) in database.execute(query, [run_id])]
     assert len(again) <= topology.worker_concurrency, again
 
 
 def _under_way(topology: Topology, run_id: str) -> None:
     query = "SELECT state FROM task_instance WHERE run_id = %s AND task_id = 'work'"
-    with connect(topology, "airflow") as database:
+    with LAB.connect("airflow") as database:
         states = Counter(state for (state,) in database.execute(query, [run_id]))
     assert states["success"] > 30, states

@@ -1,4 +1,4 @@
-"""The machines: up, named, known to each other, and closed to whoever has no key."""
+"""The machines: they run, have names, know each other, and do not accept a public key of Vagrant."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import subprocess
 import pytest
 
 from lab.machines import Guest, Machines
-from lab.topology import ROOT, Topology
-from tests.unit.test_bad_input import Checkout, checkout  # noqa: F401 # a fixture
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.checkout import Checkout
 
 
 def test_vagrant_knows_the_machines_of_the_topology(machines: Machines, topology: Topology) -> None:
     assert machines.status() == {machine.name: "running" for machine in topology.machines}
 
 
-def test_every_service_of_the_system_is_well(any_machine: Guest) -> None:
+def test_no_unit_of_the_system_has_failed(any_machine: Guest) -> None:
     assert any_machine.run("systemctl --failed --plain --no-legend --no-pager") == ""
     assert any_machine.run("systemctl is-system-running --wait") == "running"
 
@@ -25,13 +26,13 @@ def test_machine_is_debian_13_with_python_3_13(any_machine: Guest) -> None:
     assert any_machine.run("/opt/airflow/venv/bin/python --version").startswith("Python 3.13.")
 
 
-def test_machine_bears_its_name_and_address(any_machine: Guest, topology: Topology) -> None:
+def test_machine_has_its_name_and_address(any_machine: Guest, topology: Topology) -> None:
     machine = any_machine.machine
     assert any_machine.run("hostname") == machine.name
     assert machine.address in any_machine.run("hostname -I").split()
 
 
-def test_machine_knows_every_other_by_name(any_machine: Guest, topology: Topology) -> None:
+def test_machine_resolves_the_names_of_all_machines(any_machine: Guest, topology: Topology) -> None:
     for name, address in topology.hosts.items():
         assert any_machine.run("getent ahostsv4 %s", name).split()[0] == address
 
@@ -42,7 +43,7 @@ def test_vagrants_public_key_is_not_accepted(any_machine: Guest) -> None:
     assert "vagrant insecure public key" not in keys
 
 
-def test_another_checkout_is_told_who_has_the_network(checkout: Checkout, topology: Topology) -> None:  # noqa: F811
+def test_network_of_a_running_checkout_is_refused(checkout: Checkout, topology: Topology) -> None:
     assert f"the network {topology.network} is in use: machines of {ROOT} are running on it" in checkout.refused(
         "up", PROVIDER=topology.provider
     )

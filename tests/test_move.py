@@ -1,4 +1,4 @@
-"""The lab moves from one broker to the other under load: with a change, interrupted, taken back, in a crash."""
+"""The lab moves from one broker to the other under load: a changed setting, interrupted, cancelled, a power-off."""
 
 from __future__ import annotations
 
@@ -7,61 +7,62 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 
-from lab.client import Airflow, connect, eventually
-from lab.machines import Machines
-from lab.topology import QUEUE_UNITS, Topology
-from tests.test_broker import OTHER, alone, on_rabbitmq, on_redis
-from tests.test_provisioning import changed_setting
+from lab.client import Airflow
+from lab.machines import Guest, Machines
+from lab.topology import Topology
+from tests.support.brokers import OTHER, check_only_broker, on_rabbitmq, on_redis
+from tests.support.lab import LAB
+from tests.support.provisioning import changed_setting
 
 pytestmark = pytest.mark.destructive
+there_and_back = pytest.mark.drawn("there and back")  # to the other broker, and back: they need this order
 DAG = "ledger"
-REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; in between, a crash repeats the task
+REPORTED = 2  # seconds from a task's last entry until Airflow knows its end; a crash in between executes it again
 CRASHED = """
-    SELECT task, count(ended), bool_or(try = 1 AND host = %(host)s AND started < %(cut)s
-        AND (ended IS NULL OR ended > %(cut)s - make_interval(secs => %(reported)s))) AS caught, min(try)
-    FROM tries WHERE run_id = %(run)s GROUP BY task
+    SELECT task, count(ended), bool_or(attempt = 1 AND host = %(host)s AND started < %(off)s
+        AND (ended IS NULL OR ended > %(cut)s - make_interval(secs => %(reported)s))) AS caught, min(attempt)
+    FROM attempts WHERE run_id = %(run)s GROUP BY task
 """
 
 
 def working(airflow: Airflow, run_id: str, queued: int = 5) -> None:
-    """Assert that a run has tasks that run, and tasks that wait for a place."""
+    """Assert that a run has tasks that run, and tasks that wait for a slot."""
     states = [*airflow.states(DAG, run_id).values()]
     assert states.count("running") > 4, states
     assert states.count("queued") >= queued, states
 
 
 def check_done_once(airflow: Airflow, topology: Topology, run_id: str, tasks: int) -> None:
-    """Assert that each task of a run was done once, at its first attempt."""
+    """Assert that each task of a run was executed once, at its first attempt."""
     assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.states(DAG, run_id)
-    query = "SELECT task, try, stands FROM tries WHERE run_id = %s ORDER BY task"
-    with connect(topology) as connection:
+    query = "SELECT task, attempt, committed FROM attempts WHERE run_id = %s ORDER BY task"
+    with LAB.connect() as connection:
         rows = connection.execute(query, [run_id]).fetchall()
     assert rows == [(task, 1, True) for task in range(tasks)]
 
 
 @contextmanager
 def load(airflow: Airflow, topology: Topology, tasks: int, long: int) -> Iterator[None]:
-    """Put tasks of a few seconds and a long one on the lab; assert that each was done once, at its first attempt."""
+    """Run tasks of a few seconds and a long one; assert that each was executed once, at its first attempt."""
     run_id = airflow.trigger(DAG, tasks=tasks, seconds=4, long=long)
-    eventually(lambda: working(airflow, run_id), within=60)
+    LAB.eventually(lambda: working(airflow, run_id), within=60)
     yield
     check_done_once(airflow, topology, run_id, tasks + 1)
 
 
 def interrupt(command: subprocess.Popen[str]) -> None:
-    """Have Vagrant end at once: it waits for the end of what it does after one signal, and for nothing after two."""
+    """Interrupt Vagrant with two signals: after one, it would wait for the end of the current action."""
     for _ in range(2):
         command.send_signal(signal.SIGINT)
         time.sleep(0.5)
     assert command.wait(60) != 0
 
 
-# The first three are in order: the lab leaves the broker it is on, and is moved back to it.
-
-
+@there_and_back
 def test_lab_moves_to_the_other_broker_under_load(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
@@ -72,50 +73,53 @@ def test_lab_moves_to_the_other_broker_under_load(
         assert airflow.wait("dist_example", again, within=30)["state"] == "success"
 
 
+@there_and_back
 @on_redis
 def test_move_that_is_interrupted_is_completed_by_provisioning_again(
-    broker: str, airflow: Airflow, machines: Machines, topology: Topology
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
 ) -> None:
     with load(airflow, topology, tasks=40, long=40):
         first = machines.start_provision(BROKER=broker)
         assert first.stdout
-        next(line for line in first.stdout if "master1: --> Starting operation" in line)
-        beside = machines.start_provision()
+        next(line for line in first.stdout if "master1: configuring" in line)
+        second = machines.start_provision()
         interrupt(first)
-        output, _ = beside.communicate(timeout=120)
-        assert beside.returncode == 0 or "another process is already executing" in output, output
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 0 or "another process is already executing" in output, output
         machines.provision()
-        alone(machines.guest("broker"), broker)
+        check_only_broker(queue, broker)
 
 
+@there_and_back
 @on_rabbitmq
-def test_machine_that_was_off_moves_when_it_is_back(
-    broker: str, airflow: Airflow, machines: Machines, topology: Topology
+def test_machine_that_was_off_moves_when_it_is_up_again(
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
 ) -> None:
     with load(airflow, topology, tasks=40, long=40):
         machines.halt("worker2")
         machines.provision(BROKER=broker)
-        assert machines.guest("broker").host.service(QUEUE_UNITS[OTHER[broker]]).is_running
+        assert queue.host.service(LAB.topology.queue_unit(OTHER[broker])).is_running
         machines.up("worker2")
-        alone(machines.guest("broker"), broker)
+        check_only_broker(queue, broker)
 
 
+@pytest.mark.drawn
 @on_redis
-def test_move_is_taken_back_while_the_worker_before_ends_its_tasks(
-    broker: str, airflow: Airflow, machines: Machines, topology: Topology
+def test_move_is_cancelled_while_the_old_worker_ends_its_tasks(
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, queue: Guest
 ) -> None:
     run_id = airflow.trigger(DAG, tasks=16, seconds=60)
-    eventually(lambda: working(airflow, run_id, queued=0), within=60)
+    LAB.eventually(lambda: working(airflow, run_id, queued=0), within=60)
     move = machines.start_provision(BROKER=OTHER[broker])
-    eventually(lambda: drains(machines), within=120)
+    LAB.eventually(lambda: drains(machines), within=120)
     interrupt(move)
     machines.provision(BROKER=broker)
-    alone(machines.guest("broker"), broker)
+    check_only_broker(queue, broker)
     check_done_once(airflow, topology, run_id, 16)
 
 
 def drains(machines: Machines) -> None:
-    """Assert that the worker of worker1 that is to end takes no more tasks."""
+    """Assert that the old worker of worker1 takes no more tasks."""
     assert machines.guest("worker1").run("ls /run/airflow-lab").count("draining-")
 
 
@@ -123,38 +127,47 @@ def after_12_seconds(machines: Machines) -> None:
     time.sleep(12 * machines.topology.time_factor)
 
 
+@pytest.mark.drawn
+@pytest.mark.one_broker  # it moves in both directions
 def test_worker_loses_power_during_a_move_with_a_changed_setting(
-    broker: str, airflow: Airflow, machines: Machines
+    broker: str, airflow: Airflow, machines: Machines, queue: Guest
 ) -> None:
-    """There, and back: soon after the move has begun, and while the worker before ends its tasks."""
+    """In both directions: soon after the move has started, and while the old worker ends its tasks."""
     with changed_setting():
-        lose_worker_during_move(airflow, machines, OTHER[broker], after_12_seconds)
-    lose_worker_during_move(airflow, machines, broker, lambda _: eventually(lambda: drains(machines), within=120))
+        lose_worker_during_move(airflow, machines, queue, OTHER[broker], after_12_seconds)
+    lose_worker_during_move(
+        airflow, machines, queue, broker, lambda _: LAB.eventually(lambda: drains(machines), within=120)
+    )
+
+
+def database_time() -> datetime:
+    with LAB.connect() as connection:
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row
+    return row[0]
 
 
 def lose_worker_during_move(
-    airflow: Airflow, machines: Machines, broker: str, moment: Callable[[Machines], None]
+    airflow: Airflow, machines: Machines, queue: Guest, broker: str, moment: Callable[[Machines], None]
 ) -> None:
-    """Cut the power of worker1 during a move; assert that only what it was at work on is done again."""
-    topology = machines.topology
+    """Cut the power of worker1 during a move; assert that only the tasks that it ran are executed again."""
     runs = [airflow.trigger(DAG, tasks=12, seconds=25), airflow.trigger(DAG, tasks=40, seconds=4)]
-    eventually(lambda: working(airflow, runs[1]), within=90)
+    LAB.eventually(lambda: working(airflow, runs[1]), within=90)
     move = machines.start_provision(BROKER=broker)
     moment(machines)
-    with connect(topology) as connection:
-        cut = connection.execute("SELECT clock_timestamp()").fetchone()
-    machines.hypervisor("cut", "worker1")  # and not Vagrant's halt: a machine that is provisioned is locked
+    cut = database_time()
+    machines.hypervisor("cut", "worker1")  # not with Vagrant's halt: Vagrant locks a machine while it is provisioned
+    off = database_time()
     move.communicate(timeout=300)
     machines.up("worker1")
-    alone(machines.guest("broker"), broker)
-    assert cut
+    check_only_broker(queue, broker)
     for run_id in runs:
         assert airflow.wait(DAG, run_id, within=300)["state"] == "success", airflow.counts(DAG, run_id)
-        values = {"host": "worker1", "cut": cut[0], "run": run_id, "reported": REPORTED}
-        with connect(topology) as connection:
+        values = {"host": "worker1", "cut": cut, "off": off, "run": run_id, "reported": REPORTED}
+        with LAB.connect() as connection:
             rows = connection.execute(CRASHED, values).fetchall()
         again = {task["map_index"] for task in airflow.tasks(DAG, run_id) if task["try_number"] > 1}
-        # A task that worker1 had begun may not have come to its first entry.
+        # A task that started on worker1 may not have written its first entry.
         caught = {task for task, _, caught, first in rows if caught or first > 1}
         assert again <= caught, (again, caught)
         assert {task for task, ends, *_ in rows if ends > 1} <= {task for task, _, caught, _ in rows if caught}, rows

@@ -1,33 +1,27 @@
-"""Provisioning again changes nothing; more workers join while the others work, and are remembered."""
+"""Provisioning is idempotent. More workers join while the others work, and are remembered."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from lab.client import Airflow, connect, eventually
+from lab.client import Airflow
 from lab.machines import Guest, Machines
-from lab.topology import ROOT, Topology
-from tests.test_faults import client_traffic, works
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.lab import LAB
+from tests.support.provisioning import changed_setting, check_unchanged
+from tests.support.traffic import check_pinned_tasks, client_traffic
 
-pytestmark = pytest.mark.usefixtures("broker")
+pytestmark = [pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 
 
 def started(guest: Guest) -> str:
     """Return when each running service of a machine was started."""
     units = "'airflow*' 'postgresql*' 'redis*' 'rabbitmq*' 'nginx*' 'ssh*'"
     return guest.run(f"systemctl show --state active --property Id,ActiveEnterTimestampMonotonic {units}")
-
-
-def check_unchanged(output: str) -> None:
-    """Assert that pyinfra, by its own count, found everything as it should be."""
-    operations, success, error, unchanged = re.findall(r"Grand total +(\S+) +(\S+) +(\S+) +(\S+)", output)[0]
-    assert (success, error, unchanged) == ("-", "-", operations), output
 
 
 def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> None:
@@ -38,36 +32,24 @@ def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> 
     assert started(any_machine) == before
 
 
-@contextmanager
-def changed_setting() -> Iterator[None]:
-    """Change an option that every service of Airflow reads, and put it back."""
-    settings = ROOT / "config" / "airflow.cfg.j2"
-    before = settings.read_text()
-    settings.write_text(before.replace("[core]\n", "[core]\nmax_active_runs_per_dag = 17\n", 1))
-    try:
-        yield
-    finally:
-        settings.write_text(before)
-
-
 @pytest.mark.destructive
 def test_changed_setting_fails_no_request_and_interrupts_no_task(
     airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
-    """What both masters have restarts one after the other; a worker ends its tasks beside the one that follows it."""
+    """The masters restart their services one after the other; the old worker ends its tasks while the new one runs."""
     masters = [machines.guest(name) for name in ("master1", "master2")]
     show = "systemctl show --value --property ActiveEnterTimestampMonotonic airflow-api-server airflow-scheduler"
     started = [guest.run(show) for guest in masters]
-    run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker has to end when it is stopped
-    eventually(lambda: _all_run(airflow, run_id), within=60)
+    run_id = airflow.trigger("ledger", tasks=16, seconds=60)  # longer than a worker may take to stop
+    LAB.eventually(lambda: _all_run(airflow, run_id), within=60)
     with changed_setting(), client_traffic(airflow) as answers:
         machines.provision()
     assert all(old != guest.run(show) for old, guest in zip(started, masters, strict=True))
     assert set(answers) == {"200"}
     assert len(answers) > 200
     assert airflow.wait("ledger", run_id, within=150)["state"] == "success", airflow.counts("ledger", run_id)
-    with connect(topology) as connection:
-        rows = connection.execute("SELECT try, stands FROM tries WHERE run_id = %s", [run_id]).fetchall()
+    with LAB.connect() as connection:
+        rows = connection.execute("SELECT attempt, committed FROM attempts WHERE run_id = %s", [run_id]).fetchall()
     assert rows == [(1, True)] * 16
     machines.provision()
 
@@ -87,7 +69,7 @@ def test_more_workers_join_and_are_remembered(airflow: Airflow, machines: Machin
         assert json.loads((ROOT / ".lab/choices.json").read_text())["workers"] == 4
         assert machines.guest("worker4").run("systemctl is-active airflow-worker") == "active"
         assert others == {name: started(machines.guest(name)) for name in others}
-        works(airflow)
+        check_pinned_tasks(airflow)
         refused = subprocess.run(
             ["vagrant", "up"], env={"PATH": "/usr/bin:/bin", "WORKERS": "2"}, capture_output=True, text=True, cwd=ROOT
         )
@@ -97,4 +79,4 @@ def test_more_workers_join_and_are_remembered(airflow: Airflow, machines: Machin
         for name in ("worker3", "worker4"):
             machines.destroy(name)
         machines.up(WORKERS="2")
-    works(airflow)
+    check_pinned_tasks(airflow)

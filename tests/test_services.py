@@ -1,4 +1,4 @@
-"""The services of each role: installed, running, restarted for ever, on the right ports, and locked."""
+"""The services of each role: installed, running, always restarted, on the right ports, and protected."""
 
 from __future__ import annotations
 
@@ -12,26 +12,18 @@ from packaging.requirements import Requirement
 
 from lab.client import Airflow
 from lab.machines import Guest, Machines
-from lab.topology import QUEUE_UNITS, ROOT, Machine, Topology
-from provision.roles import components
+from lab.roles import ROLES
+from lab.topology import Machine, Topology
+from tests.support import ROOT
 
 DATABASE = "postgresql@17-main.service"
-# Which port each role opens to the lab's network.
-LISTENING = {
-    "database": ["postgresql"],
-    "load_balancer": ["load_balancer", "flower"],
-    "api_server": ["api_server"],
-    "triggerer": ["triggerer_log_server"],
-    "worker": ["worker_log_server"],
-}
 pytestmark = pytest.mark.usefixtures("broker")
-# What every machine has open: sshd.
+# The port of sshd, which is open on every machine.
 SSH = 22
 
 
 def units(topology: Topology, machine: Machine) -> list[str]:
-    servers = {"database": DATABASE, "queue": QUEUE_UNITS[topology.broker], "load_balancer": "nginx.service"}
-    return components.units(topology, machine) + [unit for role, unit in servers.items() if role in machine.roles]
+    return [f"{unit}.service" for unit in topology.services(machine.name).values()]
 
 
 def test_services_are_enabled_and_running(any_machine: Guest, topology: Topology) -> None:
@@ -42,16 +34,16 @@ def test_services_are_enabled_and_running(any_machine: Guest, topology: Topology
         assert service.is_enabled or unit == DATABASE, unit
 
 
-def test_services_restart_for_ever(any_machine: Guest, topology: Topology) -> None:
+def test_services_are_always_restarted(any_machine: Guest, topology: Topology) -> None:
     for unit in units(topology, any_machine.machine):
         shown = any_machine.run("systemctl show --property Restart,StartLimitIntervalUSec --value %s", unit).split()
         assert shown == ["always", "0"], unit
 
 
-def test_only_what_the_roles_open_listens(any_machine: Guest, topology: Topology) -> None:
-    queue = {"redis": ["redis"], "rabbitmq": ["rabbitmq", "rabbitmq_management"]}[topology.broker]
-    opened = LISTENING | {"queue": queue}
-    expected = {topology.ports[port] for role in any_machine.machine.roles for port in opened.get(role, [])} | {SSH}
+def test_only_the_ports_of_the_roles_are_open(any_machine: Guest, topology: Topology) -> None:
+    roles = [ROLES[role] for role in any_machine.machine.roles]
+    ports = {port for role in roles for port in role.ports_on(topology.broker)} - {"flower_local"}  # on loopback
+    expected = {topology.ports[port] for port in ports} | {SSH}
     lines = any_machine.run("ss --tcp --listening --numeric --no-header").splitlines()
     addresses = [line.split()[3] for line in lines]
     # 127.0.0.11 is Docker's own resolver.
@@ -82,7 +74,7 @@ def test_installed_packages_are_those_of_the_lock(any_machine: Guest) -> None:
 
 
 def files_with(guest: Guest, values: list[str], folders: str, *, found: str = "-type f") -> str:
-    """Return the files below `folders` in which one of `values` stands."""
+    """Return the files below `folders` that contain one of `values`."""
     return guest.run_script(
         f"umask 077; cat >/root/values <<'END'\n{chr(10).join(values)}\nEND\n"
         f"find {folders} -xdev {found} ! -path /root/values "
@@ -90,7 +82,7 @@ def files_with(guest: Guest, values: list[str], folders: str, *, found: str = "-
     )
 
 
-def test_secrets_are_in_no_file_that_everyone_reads(any_machine: Guest, secret: dict[str, str]) -> None:
+def test_secrets_are_in_no_file_that_everyone_can_read(any_machine: Guest, secret: dict[str, str]) -> None:
     folders = "/etc /home /opt/airflow /root /run /srv /tmp /usr/local /var"
     assert files_with(any_machine, [*secret.values()], folders, found="-type f -perm -o=r") == ""
     assert files_with(any_machine, [*secret.values()], "/opt/airflow/secrets") != ""
@@ -102,13 +94,13 @@ def test_secrets_are_in_no_process_arguments(any_machine: Guest, secret: dict[st
     assert not [name for name, value in secret.items() if value in arguments]
 
 
-def test_worker_is_not_given_what_it_does_not_need(worker: Guest, secret: dict[str, str]) -> None:
+def test_worker_has_no_secrets_that_it_does_not_need(worker: Guest, secret: dict[str, str]) -> None:
     names = ("jwt_secret", "fernet_key", "airflow_admin_password", "flower_password")
     folders = "/etc /home /opt/airflow/secrets /root /run /tmp /var"
     assert files_with(worker, [secret[name] for name in names], folders) == ""
 
 
-def test_secrets_of_the_checkout_are_for_its_owner_only() -> None:
+def test_secrets_of_the_checkout_are_readable_by_its_owner_only() -> None:
     state = ROOT / ".lab"
     assert (state / "secrets.json").stat().st_mode & 0o777 == 0o600
     assert [f for f in (state / "machines").iterdir() if f.stat().st_mode & 0o777 != 0o600] == []
@@ -128,18 +120,18 @@ def test_postgresql_refuses_other_roles_and_passwords(database: Guest, user: str
         psycopg.connect(host=database.machine.address, user=user, password=password, dbname=name)
 
 
-def test_postgresql_refuses_databases_that_are_not_the_labs(database: Guest, secret: dict[str, str]) -> None:
+def test_postgresql_refuses_other_databases(database: Guest, secret: dict[str, str]) -> None:
     password = secret["postgresql_password"]
     with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
         psycopg.connect(host=database.machine.address, user="airflow", password=password, dbname="postgres")
 
 
-def test_postgresql_refuses_what_is_not_on_the_labs_network(database: Guest) -> None:
+def test_postgresql_refuses_clients_outside_the_labs_network(database: Guest) -> None:
     answer = database.host.run("su postgres -c 'psql --host 127.0.0.1 --user airflow airflow'")
     assert 'no pg_hba.conf entry for host "127.0.0.1"' in answer.stderr
 
 
-def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
+def test_postgresql_stores_passwords_as_scram(database: Guest) -> None:
     query = "SELECT rolname, left(rolpassword, 13) FROM pg_authid WHERE rolpassword IS NOT NULL"
     shell = "cd / && setpriv --reuid=postgres --regid=postgres --init-groups psql --tuples-only --no-align --command %s"
     assert database.run(shell, query) == "airflow|SCRAM-SHA-256"
@@ -147,14 +139,14 @@ def test_postgresql_keeps_passwords_as_scram(database: Guest) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/healthcheck", "/api/workers"])
 def test_flower_answers_only_with_its_password(topology: Topology, secret: dict[str, str], path: str) -> None:
-    url = f"http://{topology.reach('flower', 'flower')}{path}"
+    url = f"http://{topology.reach('flower')}{path}"
     assert httpx.get(url, trust_env=False).status_code == 401
     assert httpx.get(url, auth=("admin", "wrong"), trust_env=False).status_code == 401
     assert httpx.get(url, auth=("admin", secret["flower_password"]), timeout=30, trust_env=False).status_code == 200
 
 
-def test_airflow_answers_only_who_has_logged_in(topology: Topology) -> None:
-    url = f"http://{topology.reach('load_balancer', 'load_balancer')}"
+def test_airflow_refuses_requests_without_a_login(topology: Topology) -> None:
+    url = f"http://{topology.reach('load_balancer')}"
     assert httpx.get(f"{url}/api/v2/dags", trust_env=False).status_code == 401
     answer = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, trust_env=False)
     assert answer.status_code == 401

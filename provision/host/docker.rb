@@ -1,4 +1,4 @@
-# Machines as Docker containers with systemd: what they need is an engine, a network, free ports, and an image.
+# Runs the machines as Docker containers with systemd. Needs a Docker engine, a network, free ports and an image.
 
 require "digest"
 
@@ -6,24 +6,26 @@ require_relative "provider"
 
 class DockerProvider < Provider
   BASE = "airflow-lab/debian:trixie".freeze
-  PULLED = "debian:trixie-slim".freeze # the base image of a host that has no mmdebstrap to make one
+  PULLED = "debian:trixie-slim".freeze # the base image on a host without mmdebstrap
   CHECKOUT = "airflow-lab.checkout".freeze
   MACHINE = "airflow-lab.machine".freeze
-  RECIPE = %w[provision/host/image.sh provision/host/guest.sh].freeze
-  INPUTS = %w[provision/**/* lab/topology.py config/requirements.lock].freeze
+  # The image contains what the roles install, and nothing that they configure.
+  INPUTS = %w[
+    provision/images/image.sh provision/images/guest.sh provision/images/vagrant.pub provision/* provision/roles/*/deploy.py
+    provision/roles/base/airflow-lab.preset provision/roles/airflow/sysusers.conf.j2 lab/roles.* lab/topology.py config/requirements.lock
+  ].freeze
 
-  # The image is named after what it is made from.
+  # The tag is a hash of the inputs.
   def image
     @image ||= begin
-      files = Dir[*INPUTS, base: @lab.root].reject { |path| path.start_with?("provision/host/") && !RECIPE.include?(path) }
-      files = files.map { |path| File.join(@lab.root, path) }.select { |path| File.file?(path) && !path.include?("__pycache__") }
+      files = Dir[*INPUTS, base: @lab.root].map { |path| File.join(@lab.root, path) }.select { |path| File.file?(path) }
       "airflow-lab/machine:#{Digest::SHA256.hexdigest(files.sort.map { |path| Digest::SHA256.file(path).hexdigest }.join)[0, 12]}"
     end
   end
 
   def network = "airflow-lab-#{@lab.data['network'].tr('/', '_')}"
 
-  # systemd as PID 1 without --privileged: that fails where the host itself lacks a capability.
+  # systemd runs as PID 1 without --privileged, which fails on a host that lacks a capability itself.
   def create_args(name, machine)
     %W[
       --pull never --hostname #{name} --network #{network} --ip #{machine['address']}
@@ -33,15 +35,15 @@ class DockerProvider < Provider
     ] + forwarded(name).flat_map { |service, port| ["--publish", "127.0.0.1:#{port}:#{@lab.data['ports'][service]}"] }
   end
 
-  # The services that the host reaches at a port of its own, where this machine is the first to have them.
+  # Returns the forwarded port of each service on this machine that has one.
   def forwarded(name)
     @lab.data["forwarded_ports"].select do |service, _|
-      @lab.with_role(service == "rabbitmq_management" ? "queue" : service).keys.first == name
+      @lab.listening(service) == name
     end
   end
 
   def machine(node, name, machine, argv)
-    # Docker's ports are in create_args: Vagrant would take those of another checkout's stopped machines for used.
+    # The ports are in create_args: Vagrant would count the ports of another checkout's stopped machines as used.
     node.vm.network "forwarded_port", id: "ssh", guest: 22, host: 2222, disabled: true
     node.vm.provider "docker" do |provider|
       provider.image = image
@@ -53,7 +55,7 @@ class DockerProvider < Provider
 
   def synced_folder(access) = access == "ro" ? { docker_consistency: "ro" } : {}
 
-  # Docker has the host's own addresses of its machines on Linux alone; a forwarded port works everywhere.
+  # The host can reach a container's address only on Linux; a forwarded port works everywhere.
   def reach(service) = "localhost:#{@lab.data['forwarded_ports'][service]}"
 
   def check(create:)
@@ -79,42 +81,42 @@ class DockerProvider < Provider
 
   private
 
-  def docker(*words, input: "") = command("docker", *words, input: input)
+  def docker(*words, input: "") = command("docker", *words, input:)
 
   def memory(machine) = machine["memory_mb"]
 
   def check_engine
     docker("version", "--format", "{{.Server.Version}}")
   rescue Errno::ENOENT
-    raise Lab::Invalid, "no Docker: the command docker is not there. `make up` installs and starts it."
+    raise Lab::Invalid, "no Docker: the command docker is not installed. `make up` installs and starts it."
   rescue Lab::Invalid => e
-    raise Lab::Invalid, "no Docker engine: #{e.message}\nStart it (`sudo systemctl start docker`, or `make up`, which also " \
-                        "does so without systemd), or #{joining('docker')}."
+    raise Lab::Invalid, "no Docker engine: #{e.message}\nStart it (`sudo systemctl start docker`; without systemd: " \
+                        "`make up`), or #{joining('docker')}."
   end
 
   def running = containers
 
-  # `docker system prune` leaves Vagrant's files of machines that it removed, with the image of all.
+  # `docker system prune` removes stopped machines and their image, but leaves Vagrant's files of these machines.
   def created = super & containers("--all")
 
   def containers(*words)
     docker("ps", *words, "--filter", "label=#{CHECKOUT}=#{@lab.root}", "--format", "{{.Label \"#{MACHINE}\"}}").split
   end
 
-  # Another checkout's running machines hold our addresses; stopped ones do not.
+  # Running machines of another checkout occupy our addresses; stopped ones do not.
   def check_others
     others = docker("ps", "--filter", "network=#{network}", "--format", "{{.Label \"#{CHECKOUT}\"}}").split("\n").uniq - [@lab.root]
     return if others.empty?
 
     raise Lab::Invalid, "the network #{@lab.data['network']} is in use: machines of #{others.join(', ')} are running on it. " \
-                        "`vagrant halt` there, or give this lab a network of its own in config/lab.json."
+                        "Call `vagrant halt` there, or choose another network for this lab in config/lab.json."
   end
 
   def check_ports
     (@named - running).flat_map { |name| forwarded(name).to_a }.each do |service, port|
       TCPServer.new("127.0.0.1", port).close
     rescue Errno::EADDRINUSE, Errno::EACCES => e
-      raise Lab::Invalid, "config/lab.json: forwarded_ports.#{service}: port #{port} of 127.0.0.1 cannot be had (#{e.message}). " \
+      raise Lab::Invalid, "config/lab.json: forwarded_ports.#{service}: port #{port} of 127.0.0.1 is unavailable (#{e.message}). " \
                           "Stop what listens there (`ss -ltnp 'sport = :#{port}'`), or choose another port."
     end
   end
@@ -140,7 +142,7 @@ class DockerProvider < Provider
     docker("network", "create", "--subnet", @lab.data["network"], "--opt", "com.docker.network.bridge.name=#{bridge}", network)
   end
 
-  # A fixed name, so that Docker takes over a bridge that an engine which is gone has left behind.
+  # The name is fixed, so that Docker reuses the bridge that an earlier engine left behind.
   def bridge = "lab-#{@lab.data['network'][/\d+\.\d+\.\d+/]}"
 
   def overlap?(one, other) = one.include?(other) || other.include?(one)
@@ -156,7 +158,7 @@ class DockerProvider < Provider
     volumes[@lab.state("image.json")] = "/root/machine.json"
     mounts = volumes.flat_map { |here, there| ["--volume", "#{here}:#{there}:ro"] }
     environment = ENV.slice(*Lab::ENVIRONMENT).keys.flat_map { |key| ["--env", key] }
-    follow("docker", "run", "--name", name, *mounts, *environment, from, "sh", "/vagrant/#{RECIPE.first}")
+    follow("docker", "run", "--name", name, *mounts, *environment, from, "sh", "/vagrant/#{INPUTS.first}")
     docker("commit", "--change", 'CMD ["/sbin/init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]', name, image)
     say "machine image: ready"
   ensure
@@ -165,13 +167,13 @@ class DockerProvider < Provider
 
   def image?(name) = docker("image", "ls", "--quiet", name) != ""
 
-  # Debian's archive comes before a registry: fewer networks block it.
+  # Debian's archive is tried before a registry: fewer networks block it.
   def base
     return BASE if image?(BASE)
     return pull unless system("command -v mmdebstrap >/dev/null")
 
     say "machine image: making the base image from Debian's archive (about half a minute)"
-    command("sh", File.join(@lab.root, "provision/host/base-image.sh"))
+    command("sh", File.join(@lab.root, "provision/images/base-image.sh"))
     BASE
   rescue Lab::Invalid => e
     raise Lab::Invalid, "no base image: #{e.message}\n`make up` makes one from Debian's own archive, as root."
@@ -183,7 +185,7 @@ class DockerProvider < Provider
     PULLED
   end
 
-  # Runs a long command: its output goes to a file, what it is doing to the user.
+  # Runs a long command: writes its output to a file, and shows the user its current step.
   def follow(*command)
     log = File.open(@lab.state("image.log"), "w").tap { |file| file.sync = true }
     start = Process.clock_gettime(Process::CLOCK_MONOTONIC)

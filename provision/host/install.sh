@@ -1,6 +1,8 @@
 #!/bin/sh
-# install.sh [no-box]   gives a Debian host what it lacks to run the lab with its provider, and starts that; with no-box
-# all but libvirt's box. Does nothing where all is there. Without apt-get, it says what is missing.
+# install.sh [no-box]   installs what the lab's provider needs on a Debian host, and starts the provider
+#
+# With no-box, libvirt's box is not made. If nothing is missing, nothing is installed. Without apt-get, the script only
+# prints what is missing.
 set -eu
 here=$(dirname "$0")
 
@@ -10,44 +12,47 @@ fail() {
   echo "airflow-lab: $*" >&2
   exit 1
 }
-# The user's first: root may have another engine, or none (Docker Desktop, rootless Docker, DOCKER_HOST).
+# The user's engine first: root may use another engine, or none (Docker Desktop, rootless Docker, DOCKER_HOST).
 own_engine() { docker version >/dev/null 2>&1; }
 engine() { own_engine || root docker version >/dev/null 2>&1; }
-PATH=$PATH:/usr/sbin # not on everyone's
+PATH=$PATH:/usr/sbin # not on every user's PATH
 lacks() { ! command -v "$1" >/dev/null; }
 nixos() { [ -e /etc/NIXOS ]; }
-# systemctl enable and usermod fail there.
+# On NixOS, systemctl enable and usermod fail.
 configure() {
-  echo "airflow-lab: $1. NixOS takes this from its configuration: add $2 (nixosModules.host of this flake has the daemons), then call nixos-rebuild switch" >&2
+  echo "airflow-lab: $1. On NixOS, this is set in the configuration: add $2 (nixosModules.host of this flake sets up the daemons), then call nixos-rebuild switch" >&2
   exit 1
 }
-# Whether docker.io would need the removal of a command's package. A command of no package stays where it is.
+# Whether the command belongs to a package that apt-get would remove to install docker.io. A command without a package
+# stays where it is.
 foreign() {
   owner=$(dpkg --search "$(readlink -f "$(command -v "$1")")" 2>/dev/null) || return 1
   ! echo "$owner" | grep -qE '^docker(\.io|-cli):'
 }
 
-# Chosen now, or earlier, or in config/lab.json.
+# From the environment, from an earlier choice, or from config/lab.json.
 provider=${PROVIDER:-$(cat .lab/choices.json config/lab.json 2>/dev/null | sed -n 's/.*"provider": "\([a-z]*\)".*/\1/p' | head -n 1)}
 
 missing=
 lacks vagrant && missing="$missing vagrant"
 lacks ssh && missing="$missing openssh-client"
-# Not every distribution without apt has it. There, Vagrant pulls the base image for Docker; for libvirt, add-box.sh says what to do.
+# Required only with apt-get: not every other distribution has it. Without it, Vagrant pulls the base image for Docker;
+# for libvirt, add-box.sh says what to do.
 lacks mmdebstrap && ! lacks apt-get && missing="$missing mmdebstrap"
 lacks shellcheck && missing="$missing shellcheck"
+lacks rubocop && missing="$missing rubocop"
 lacks nix-instantiate && missing="$missing nix-bin"
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 case $provider in
   docker)
     if [ -n "${DOCKER_HOST:-}" ] && ! own_engine; then
-      fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST. Start it, or \`unset DOCKER_HOST\` to have one on this host"
+      fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST. Start it, or \`unset DOCKER_HOST\` to use one on this host"
     fi
     if ! engine && { lacks docker || lacks dockerd; }; then
       for command in docker dockerd; do
         if foreign "$command"; then
           fail "$(command -v "$command") is not from Debian's package docker.io, and no Docker engine answers. Start its engine" \
-            "(Docker Desktop: \`systemctl --user start docker-desktop\`), install what it lacks (docker-ce: \`sudo apt-get install" \
+            "(Docker Desktop: \`systemctl --user start docker-desktop\`), install what is missing (docker-ce: \`sudo apt-get install" \
             "docker-ce docker-ce-cli\`), or remove it; then \`make up\`"
         fi
       done
@@ -57,7 +62,7 @@ case $provider in
   libvirt)
     lacks virsh && missing="$missing libvirt-clients"
     lacks libvirtd && missing="$missing libvirt-daemon-system libvirt-daemon-driver-qemu dnsmasq-base iptables"
-    # The last is where NixOS gives it to the daemon.
+    # The last path is where NixOS installs it for the daemon.
     shares=$(command -v virtiofsd || ls -d /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd \
       /var/lib/qemu/vhost-user/*virtiofsd.json 2>/dev/null || true)
     { lacks qemu-system-x86_64 || [ -z "$shares" ]; } && missing="$missing qemu-system-x86"
@@ -68,7 +73,7 @@ case $provider in
 esac
 if [ -n "$missing" ]; then
   if lacks apt-get; then
-    echo "airflow-lab: this host has no apt-get and lacks, by Debian's names:$missing" >&2
+    echo "airflow-lab: this host does not have apt-get. Missing, by Debian's package names:$missing" >&2
     if nixos; then
       echo "Import nixosModules.host of this flake (nix/host.nix) into the configuration, and call make inside nix develop." >&2
     else
@@ -78,7 +83,7 @@ if [ -n "$missing" ]; then
   fi
   say "installing$missing (a minute or so)"
   root apt-get update -qq
-  # On Debian 13 a part of each is in a package of its own.
+  # Debian 13 has a part of each in a separate package.
   for pair in docker.io:docker-cli qemu-system-x86:virtiofsd; do
     case "$missing " in
       *" ${pair%:*} "*) if apt-cache show "${pair#*:}" >/dev/null 2>&1; then missing="$missing ${pair#*:}"; fi ;;
@@ -91,7 +96,7 @@ fi
 join() {
   if [ "$(id -u)" != 0 ] && ! id -nG "$(id -un)" | grep -qw "$1"; then
     if nixos; then configure "$(id -un) is not in the group $1" "users.users.$(id -un).extraGroups = [ \"$1\" ];"; fi
-    say "adding $(id -un) to the group $1: log in anew (or: newgrp $1) before you call vagrant yourself"
+    say "adding $(id -un) to the group $1: log in again (or: newgrp $1) before you call vagrant yourself"
     root usermod --append --groups "$1" "$(id -un)"
   fi
 }
@@ -103,7 +108,7 @@ start_docker() {
     if [ -d /run/systemd/system ]; then
       root systemctl enable --now docker
     else
-      # What an engine that was killed left behind: with the number of a living process in it, the next one refuses to start.
+      # A killed engine leaves its PID file. If another process has that PID now, the next engine refuses to start.
       for pid in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
         if root test -e "$pid" && ! grep -qE '^(dockerd|containerd)$' "/proc/$(root cat "$pid")/comm" 2>/dev/null; then root rm -f "$pid"; fi
       done
@@ -131,13 +136,13 @@ start_libvirt() {
     if [ -d /run/systemd/system ]; then
       root systemctl enable --now virtlogd.socket libvirtd
     else
-      # As udev does it: libvirt looks for KVM anew at every step while its own user may not open it.
+      # As udev does. Without this, libvirt's user may not open /dev/kvm, and libvirt probes for KVM at every step.
       if [ -e /dev/kvm ]; then root chgrp kvm /dev/kvm && root chmod 0660 /dev/kvm; fi
-      # A bridge that a libvirt which was killed left behind, the next one takes for somebody else's.
+      # A killed libvirt leaves its bridge, and the next libvirt does not recognize it as its own.
       for bridge in /sys/class/net/virbr*/brif; do
         if [ -d "$bridge" ] && [ -z "$(ls "$bridge")" ]; then root ip link delete "$(basename "${bridge%/brif}")"; fi
       done
-      # libvirt waits for machines and probes that have ended until somebody has reaped them: outside systemd, tini.
+      # libvirt waits until its ended machines and probes are reaped. Without systemd, tini reaps them.
       root sh -c 'virtlogd --daemon; setsid tini -s -- libvirtd >/var/log/libvirt/libvirtd.log 2>&1 </dev/null &'
     fi
     for _ in $(seq 60); do
@@ -149,18 +154,18 @@ start_libvirt() {
     echo "airflow-lab: libvirt does not start" >&2
     exit 1
   fi
-  # NixOS calls it libvirtd.
+  # On NixOS the group is libvirtd.
   group=$(getent group libvirt libvirtd | head -n 1 | cut -d : -f 1)
   join "${group:-libvirt}"
 }
 
-# Only a kernel that boots proves KVM: the device may be there, on a host that is virtual itself, and run none.
+# Boots a kernel to test KVM: a host that is virtual itself may have /dev/kvm and still not run a kernel.
 try_kvm() {
   rm -f .lab/kvm
   [ -e /dev/kvm ] || return 0
-  # The host's own, where there is no box of ours.
+  # The kernel of our box; without a box, the host's.
   kernel=$(root find .lab/box/vmlinuz /boot -name 'vmlinuz*' -type f 2>/dev/null | head -n 1)
-  # NixOS has no kernel of that name in /boot.
+  # On NixOS, /boot does not have a kernel of that name.
   [ -n "$kernel" ] || ! nixos || kernel=/run/current-system/kernel
   [ -n "$kernel" ] || return 0
   if root timeout 20 qemu-system-x86_64 -accel kvm -m 256 -display none -serial stdio -no-reboot -kernel "$kernel" \
@@ -171,12 +176,12 @@ case $provider in
   docker)
     start_docker
     if ! lacks mmdebstrap; then
-      if own_engine && [ "$(id -u)" != 0 ]; then sh "$here/base-image.sh" sudo; else root sh "$here/base-image.sh"; fi
+      if own_engine && [ "$(id -u)" != 0 ]; then sh "$here/../images/base-image.sh" sudo; else root sh "$here/../images/base-image.sh"; fi
     fi
     ;;
   libvirt)
     start_libvirt
-    [ "${1:-}" = no-box ] || sh "$here/add-box.sh"
+    [ "${1:-}" = no-box ] || sh "$here/../images/add-box.sh"
     try_kvm
     ;;
 esac

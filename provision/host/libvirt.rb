@@ -1,10 +1,10 @@
-# Machines as libvirt domains, each with a kernel of its own, run by KVM or, where that does not run, by QEMU alone.
+# Runs the machines as libvirt domains with KVM. Where KVM does not work, QEMU emulates them.
 
 require_relative "provider"
 
 class LibvirtProvider < Provider
   POOL = "/var/lib/libvirt/images".freeze
-  EMULATED = 8 # how many times longer every wait is: five emulated machines on two cores, measured
+  EMULATED = 8 # factor for every wait, measured with five emulated machines on two cores
   VIRSH = %w[virsh --connect qemu:///system].freeze
 
   def initialize(lab)
@@ -23,7 +23,7 @@ class LibvirtProvider < Provider
       provider.memory = memory(machine)
       provider.cpus = 2
       provider.graphics_type = "none"
-      # The host's memory holds what a machine has written: it outlasts the machine's power, not the host's.
+      # Writes stay in the host's memory: they survive a power-off of the machine, but not of the host.
       provider.disk_driver cache: "unsafe"
       # virtiofs shares the machine's memory with the process that serves the folder.
       provider.memorybacking :access, mode: "shared"
@@ -31,7 +31,7 @@ class LibvirtProvider < Provider
     end
   end
 
-  # libvirt has no read-only virtiofs.
+  # libvirt does not support read-only virtiofs.
   def synced_folder(_access) = { type: "virtiofs" }
 
   def check(create:)
@@ -53,12 +53,12 @@ class LibvirtProvider < Provider
   def check_daemon
     virsh("uri")
   rescue Errno::ENOENT
-    raise Lab::Invalid, "no libvirt: the command virsh is not there. `PROVIDER=libvirt make up` installs and starts it."
+    raise Lab::Invalid, "no libvirt: the command virsh is not installed. `PROVIDER=libvirt make up` installs and starts it."
   rescue Lab::Invalid => e
     raise Lab::Invalid, "no libvirt: #{e.message}\nStart it (`PROVIDER=libvirt make up`), or #{joining('libvirt', 'libvirtd')}."
   end
 
-  # By its subnet: another checkout may have another.
+  # Named after its subnet: another checkout may use another one.
   def network = "airflow-lab-#{@lab.data['network'][/\d+\.\d+\.\d+/]}"
 
   def check_others
@@ -66,11 +66,11 @@ class LibvirtProvider < Provider
     other = (virsh("list", "--uuid").split - mine).find { |id| virsh("domiflist", id).include?(network) }
     return unless other
 
-    raise Lab::Invalid, "the network #{@lab.data['network']} is in use: machines of #{virsh('desc', other)[%r{Source: (.*)/Vagrantfile}, 1]} are running on it. " \
-                        "`vagrant halt` there, or give this lab a network of its own in config/lab.json."
+    raise Lab::Invalid, "the network #{@lab.data['network']} is in use: machines of #{virsh('desc', other)[%r{Source: (.*)/Vagrantfile}, 1]} are " \
+                        "running on it. Call `vagrant halt` there, or choose another network for this lab in config/lab.json."
   end
 
-  # `make up` has tried whether a kernel runs in it: the device may be there and still not run one.
+  # `make up` tested KVM with a kernel: /dev/kvm may exist and still not run one.
   def kvm? = File.exist?(@lab.state("kvm"))
 
   def running = created.select { |name| virsh("domstate", identity(name)).strip == "running" }

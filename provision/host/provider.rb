@@ -1,5 +1,5 @@
-# What `vagrant up` needs on any provider before the first machine, and what it says when it has ended. A provider
-# says how its machines are defined, and checks what it alone needs.
+# What `vagrant up` does with every provider: checks and preparations before the first machine, and a summary at the
+# end. A subclass defines the machines of its provider and checks what only that provider needs.
 
 require "English"
 require "net/http"
@@ -16,27 +16,27 @@ class Provider
     @named = @lab.machines.keys
   end
 
-  # What is wrong with the host, as an exception, before anything is touched.
+  # Raises Lab::Invalid if the host cannot run the lab. Changes nothing.
   def check(create:)
     check_readable
     check_room if create
   end
 
-  # What is made on the host before the first machine.
+  # Makes what the machines need on the host. Runs before the first machine.
   def make = nil
 
-  # What is removed from it after the last.
+  # Removes it after the last machine.
   def remove = nil
 
-  # Where the host reaches a service: the machines have addresses of their own.
-  def reach(service) = "#{first(service)['address']}:#{@lab.data['ports'][service]}"
+  # Returns where the host reaches a service: at the address of its machine.
+  def reach(service) = "#{@lab.machines[@lab.listening(service)]['address']}:#{@lab.data['ports'][service]}"
 
-  # Seconds that a machine has to shut down; with --force none: the docker provider does not know it, that of libvirt
-  # asks the machine all the same (vagrant-libvirt 0.11).
+  # Returns how many seconds a machine has to shut down: 0 with --force. Vagrant's Docker provider ignores --force, and
+  # vagrant-libvirt 0.11 asks the machine to shut down in spite of it.
   def stop_timeout(argv) = argv.intersect?(%w[-f --force]) ? 0 : 60 * @lab.data["time_factor"]
 
-  # Checks and prepares for the machines that the command names, or for all. Runs once a command: Vagrant may load a
-  # Vagrantfile more than once.
+  # Checks and prepares the host for the machines that the command names, or for all. Runs once per command: Vagrant may
+  # load a Vagrantfile several times.
   def around(argv)
     return if $airflow_lab_around || argv.intersect?(%w[-h --help])
 
@@ -58,19 +58,16 @@ class Provider
     $stdout.flush
   end
 
-  # How a user joins the group of a daemon, which is the first of `names` that the host has.
+  # Returns how a user joins the group of a daemon: the first of `names` that exists on the host.
   def joining(*names)
-    return "join its group (`users.users.<name>.extraGroups` in NixOS's configuration; nix/host.nix has the daemons)" if File.exist?("/etc/NIXOS")
+    return "join its group (`users.users.<name>.extraGroups` in NixOS's configuration; nix/host.nix sets up the daemons)" if File.exist?("/etc/NIXOS")
 
     name = names.find { |group| File.read("/etc/group").match?(/^#{group}:/) } || names.first
-    "join its group (`sudo usermod -aG #{name} $USER`, then log in anew)"
+    "join its group (`sudo usermod -aG #{name} $USER`, then log in again)"
   end
 
-  # MiB: a virtual machine has a kernel of its own, and shares no pages with the others.
+  # MiB. A virtual machine runs its own kernel and does not share pages with the others.
   def memory(machine) = machine["memory_mb"] + @lab.data["virtual_memory_mb"]
-
-  # The machine that is the first to have a service.
-  def first(service) = @lab.with_role(service == "rabbitmq_management" ? "queue" : service).values.first
 
   def prepare(create:)
     check(create:)
@@ -81,7 +78,7 @@ class Provider
 
   def created = @lab.machines.keys.select { |name| File.exist?(identity_file(name)) }
 
-  # Vagrant goes to a machine with the provider that made it, and finds no definition for that here.
+  # Vagrant manages a machine with the provider that created it, but the Vagrantfile defines it for one provider only.
   def check_provider(names)
     made = Dir.glob("*/*/id", base: File.join(@lab.root, ".vagrant/machines")).map { |path| path.split("/").first(2) }.sort
     others = made.select { |name, provider| provider != @lab.data["provider"] && names.include?(name) }
@@ -89,16 +86,16 @@ class Provider
 
     provider = others.first.last
     names = others.filter_map { |name, theirs| name if theirs == provider }.join(" ")
-    raise Lab::Invalid, "#{@lab.place('provider')}: #{@lab.data['provider']} is not allowed while there are machines of #{provider}: #{names}. " \
-                        "`PROVIDER=#{provider} vagrant destroy -f #{names}` first, or stay with them: PROVIDER=#{provider}"
+    raise Lab::Invalid, "#{@lab.place('provider')}: #{@lab.data['provider']} is not allowed while machines of #{provider} exist: #{names}. " \
+                        "Call `PROVIDER=#{provider} vagrant destroy -f #{names}` first, or keep them with PROVIDER=#{provider}"
   end
 
-  # What the provider calls a machine.
+  # Returns the provider's identifier of a machine.
   def identity(name) = File.read(identity_file(name))
 
   def identity_file(name) = File.join(@lab.root, ".vagrant/machines/#{name}/#{@lab.data['provider']}/id")
 
-  # Runs a command of the provider's own and returns what it prints.
+  # Runs a command of the provider and returns its output.
   def command(*words, input: "")
     out, err, status = Open3.capture3(*words, stdin_data: input)
     raise Lab::Invalid, "#{words.first(3).join(' ')} failed: #{err.strip}" unless status.success?
@@ -106,13 +103,13 @@ class Provider
     out
   end
 
-  # A file that only its owner reads is shared with the machines as it is, and Airflow's user there is another.
+  # The machines share the files with their modes, and Airflow's user there does not own them.
   def check_readable
     closed = Dir[File.join(@lab.root, "{dags,lab,provision}{,/**/*}")].reject { |path| File.world_readable?(path) || path.include?("__pycache__") }
     return if closed.empty?
 
     mode = format("%04o", File.stat(closed.first).mode & 0o7777)
-    raise Lab::Invalid, "Airflow could not read #{closed.first} (mode #{mode}): `chmod -R o+rX dags lab provision`"
+    raise Lab::Invalid, "Airflow cannot read #{closed.first} (mode #{mode}): call `chmod -R o+rX dags lab provision`"
   end
 
   def check_room
@@ -132,7 +129,7 @@ class Provider
                         "#{free} MiB are free in #{disk}."
   end
 
-  # The folder in which the provider keeps the machines' disks.
+  # Returns the folder in which the provider keeps the machines' disks.
   def disk = @lab.root
 
   def check_interfaces(own)
@@ -148,7 +145,7 @@ class Provider
   def closing
     missing = @lab.machines.keys - running
     if missing.any?
-      say "the move to #{@lab.data['broker']} goes on when all machines are up; until then both brokers run" if @lab.moving?
+      say "the move to #{@lab.data['broker']} continues when all machines are up; until then both brokers run" if @lab.moving?
       say "#{missing.join(', ')} not running. Next: vagrant up #{missing.join(' ')}"
       return
     end
@@ -160,33 +157,34 @@ class Provider
     puts welcome
   end
 
-  # The machines move by themselves; here the user sees what they wait for.
+  # The machines finish the move on their own. This shows the user what they wait for.
   def follow_move
     broker = @lab.with_role("queue").keys.first
-    follow = "sudo PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.broker_switch follow"
+    follow = "sudo PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.roles.queue.drain follow"
     @lab.moved if system("vagrant", "ssh", broker, "--command", follow)
   end
 
   def healthy_within = HEALTHY_WITHIN * @lab.data["time_factor"]
 
-  # Whether the api-servers, behind nginx, call every component healthy; waits, and says what for.
+  # Returns whether the api-servers report, through nginx, that every component is healthy. Waits for it, and prints which
+  # components it waits for.
   def healthy?
     uri = URI("http://#{reach('load_balancer')}/api/v2/monitor/health")
     (0..healthy_within).step(2) do |seconds|
-      sick = begin
+      unhealthy = begin
         JSON.parse(get(uri)).reject { |_, part| part["status"] == "healthy" }.keys
       rescue SystemCallError, IOError, Timeout::Error, JSON::ParserError
         ["api-server"]
       end
-      return true if sick.empty?
+      return true if unhealthy.empty?
 
-      say "waiting for Airflow's #{sick.join(', ')} (#{seconds} s)" if (seconds % 10).zero?
+      say "waiting for Airflow's #{unhealthy.join(', ')} (#{seconds} s)" if (seconds % 10).zero?
       sleep 2
     end
     false
   end
 
-  # Without the proxy that the host may have: no proxy reaches the lab.
+  # Bypasses the host's proxy: a proxy cannot reach the lab.
   def get(uri) = Net::HTTP.start(uri.host, uri.port, nil) { |http| http.get(uri.path).body }
 
   def welcome
@@ -200,8 +198,8 @@ class Provider
         Airflow   http://#{reach('load_balancer')}   admin / #{password['airflow_admin_password']}
         Flower    http://#{reach('flower')}   admin / #{password['flower_password']}#{management}
 
-      Next: bin/lab drill worker-crash   crashes a machine under work, and shows what became of it
-            make test                    proves the whole lab
+      Next: bin/lab drill worker-crash   crashes a machine while tasks run, and shows what happened to them
+            make test                    runs every test
     TEXT
   end
 end

@@ -1,4 +1,4 @@
-# Machines in VirtualBox, from a public box, with the network that VirtualBox allows without any setting.
+# Runs the machines in VirtualBox, from a public box, in the network that VirtualBox allows by default.
 
 require_relative "provider"
 
@@ -15,14 +15,15 @@ class VirtualBoxProvider < Provider
     end
   end
 
-  # VirtualBox gives a folder one owner: that of the task logs is Airflow's user, by the number it has in every machine.
+  # VirtualBox gives a shared folder a single owner. For the task logs it is Airflow's user, whose UID is the same on
+  # every machine.
   def synced_folder(access) = { mount_options: access == "ro" ? ["ro"] : %w[uid=50000 gid=50000] }
 
   def check(create:)
     command("VBoxManage", "--version")
     super
   rescue Errno::ENOENT
-    raise Lab::Invalid, "no VirtualBox: the command VBoxManage is not there. Install it, or choose another provider (PROVIDER=docker)."
+    raise Lab::Invalid, "no VirtualBox: the command VBoxManage is not installed. Install it, or choose another provider (PROVIDER=docker)."
   end
 
   private

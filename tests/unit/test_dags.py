@@ -1,4 +1,4 @@
-"""The DAGs load, in the Airflow that is locked for the machines."""
+"""The DAGs load in the locked Airflow of the machines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.topology import ROOT
+from tests.support import ROOT
 
 FILES = sorted(path.stem for path in (ROOT / "dags").glob("*.py"))
 
@@ -21,17 +21,17 @@ def dagbag(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield DagBag(dag_folder=ROOT / "dags", bundle_path=ROOT / "dags")
 
 
-def test_every_file_holds_the_dag_of_its_name(dagbag: Any) -> None:
+def test_every_file_contains_the_dag_of_its_name(dagbag: Any) -> None:
     assert dagbag.import_errors == {}
     assert sorted(dagbag.dags) == FILES
 
 
-def test_the_dags_people_learn_with_are_there() -> None:
+def test_example_dags_exist() -> None:
     assert {"dist_example", "celery_parallel_demo", "get_stocks_dag", "collectors"} <= set(FILES)
 
 
 @pytest.mark.parametrize("dag_id", FILES)
-def test_dag_says_what_it_is_for(dagbag: Any, dag_id: str) -> None:
+def test_dag_has_a_description_and_a_tag(dagbag: Any, dag_id: str) -> None:
     assert dagbag.dags[dag_id].doc_md or (ROOT / f"dags/{dag_id}.py").read_text().startswith('"""')
     assert "lab" in dagbag.dags[dag_id].tags
 
@@ -46,5 +46,5 @@ def test_two_tickers_at_a_time_over_several_runs(dagbag: Any) -> None:
     assert (dag.max_active_tasks, dag.catchup) == (2, True)
 
 
-def test_collectors_are_tried_again(dagbag: Any) -> None:
+def test_collectors_are_retried(dagbag: Any) -> None:
     assert {task.retries for task in dagbag.dags["collectors"].tasks} == {3}

@@ -1,4 +1,4 @@
-"""What `lab doctor` makes of the machines' answers."""
+"""The findings of `lab doctor` for given answers of the machines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from lab.doctor import findings
 from lab.topology import Topology
 from provision import examine
+from tests.support.shipped import SHIPPED
 
 CONFIGS = {"airflow.cfg": "a", "airflow-redis.cfg": "r", "airflow-rabbitmq.cfg": "q"}
 
@@ -28,8 +29,8 @@ def answers(topology: Topology) -> dict[str, dict[str, Any]]:
     return {machine.name: deepcopy(answer) for machine in topology.machines}
 
 
-def test_machines_that_fit_have_nothing_to_be_found() -> None:
-    topology = Topology.load()
+def test_machines_that_match_have_no_findings() -> None:
+    topology = SHIPPED
     assert [*findings(topology, answers(topology))] == []
 
 
@@ -49,17 +50,17 @@ def test_machines_that_fit_have_nothing_to_be_found() -> None:
         ("skew", -3.0, "its clock is 3.0 s behind"),
     ],
 )
-def test_machine_that_does_not_fit_is_found(key: str, value: Any, wrong: str) -> None:
-    topology = Topology.load()
+def test_machine_that_does_not_match_is_found(key: str, value: Any, wrong: str) -> None:
+    topology = SHIPPED
     given = answers(topology)
     given["worker1"][key] = value
     found = [*findings(topology, given)]
     assert [(finding.machine, finding.wrong) for finding in found] == [("worker1", wrong)]
-    assert found[0].cure
+    assert found[0].fix
 
 
 def test_name_that_resolves_wrongly_is_found() -> None:
-    topology = Topology.load()
+    topology = SHIPPED
     given = answers(topology)
     given["master1"]["hosts"]["broker"] = "127.0.0.1"
     assert [finding.wrong for finding in findings(topology, given)] == [
@@ -68,17 +69,17 @@ def test_name_that_resolves_wrongly_is_found() -> None:
 
 
 @pytest.mark.parametrize("key", ["secrets", "configs"])
-def test_file_that_a_machine_does_not_need_is_not_missed(key: str) -> None:
-    topology = Topology.load()
+def test_file_that_a_machine_does_not_need_may_be_missing(key: str) -> None:
+    topology = SHIPPED
     given = answers(topology)
     given["worker1"][key] = {}
     assert [*findings(topology, given)] == []
 
 
-def test_every_configuration_of_airflow_on_a_machine_is_looked_at(
+def test_every_configuration_of_airflow_on_a_machine_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topology = Topology.load()
+    topology = SHIPPED
     for name in ("airflow.cfg", "airflow-redis.cfg", "airflow-rabbitmq.cfg", "airflow.env"):
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(examine, "HOME", tmp_path)

@@ -1,4 +1,4 @@
-"""What the executor does with tasks and messages, on Airflow's own models in a database."""
+"""How the executor handles tasks and messages, with Airflow's own models in a database."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def add(session: Session, table: str, **values: Any) -> None:
 def queue_task(
     engine: Engine, index: int, *, job: int = ME, state: str = "queued", seconds: float = 60
 ) -> TaskInstanceKey:
-    """Enter a task instance that was queued some seconds ago with the Celery id `celery-<index>`."""
+    """Add a task instance that was queued some seconds ago with the Celery id `celery-<index>`."""
     then = datetime.now(UTC) - timedelta(seconds=seconds)
     with Session(engine) as session:
         add(
@@ -115,7 +115,7 @@ def test_task_whose_message_is_lost_is_queued_again_without_using_an_attempt(
     assert states(engine) == {1: ("scheduled", 1), 2: ("queued", 1), 3: ("queued", 1), 4: ("queued", 1)}
 
 
-def test_nothing_is_called_lost_while_the_broker_does_not_answer(
+def test_no_message_is_declared_lost_while_the_broker_does_not_answer(
     engine: Engine, executor: LabExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue_task(engine, 1)
@@ -144,12 +144,12 @@ def test_messages_of_queues_and_of_workers_are_found() -> None:
     ("job", "held", "state"),
     [
         pytest.param(OTHER, None, "scheduled", id="of a dead scheduler, on RabbitMQ"),
-        pytest.param(3, None, "queued", id="of a scheduler that ended in order, on RabbitMQ"),
+        pytest.param(3, None, "queued", id="of a scheduler that ended normally, on RabbitMQ"),
         pytest.param(OTHER, set(), "scheduled", id="without a message in Redis"),
         pytest.param(OTHER, {"celery-1"}, "queued", id="with a message in Redis"),
     ],
 )
-def test_what_a_scheduler_may_not_have_sent_is_sent_again(
+def test_task_that_may_be_unsent_is_sent_again(
     engine: Engine, executor: LabExecutor, monkeypatch: pytest.MonkeyPatch, job: int, held: set[str] | None, state: str
 ) -> None:
     queue_task(engine, 1, job=job)
@@ -161,7 +161,7 @@ def test_what_a_scheduler_may_not_have_sent_is_sent_again(
     assert states(engine) == {1: (state, 1)}
 
 
-def test_scheduler_that_stops_gives_back_what_it_has_not_sent(engine: Engine, executor: LabExecutor) -> None:
+def test_scheduler_that_stops_gives_back_unsent_tasks(engine: Engine, executor: LabExecutor) -> None:
     for index in (1, 2):
         queue_task(engine, index)
     with Session(engine) as session:
@@ -171,7 +171,7 @@ def test_scheduler_that_stops_gives_back_what_it_has_not_sent(engine: Engine, ex
     assert states(engine) == {1: ("scheduled", 1), 2: ("queued", 1)}
 
 
-def test_broker_that_is_away_costs_one_timeout_and_not_one_a_task(
+def test_unavailable_broker_costs_one_timeout_and_not_one_per_task(
     executor: LabExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
@@ -188,12 +188,12 @@ def test_broker_that_is_away_costs_one_timeout_and_not_one_a_task(
 @pytest.mark.parametrize(
     ("seconds", "celery_id", "reported", "tracked"),
     [
-        pytest.param(1, "celery-1", False, True, id="runs, by its heartbeats"),
-        pytest.param(3600, "celery-1", True, False, id="has no heartbeat"),
+        pytest.param(1, "celery-1", False, True, id="runs and sends heartbeats"),
+        pytest.param(3600, "celery-1", True, False, id="sends no heartbeats"),
         pytest.param(1, "an older message", False, False, id="waits for another message"),
     ],
 )
-def test_failure_of_a_message_is_not_that_of_a_task_that_is_alive(
+def test_failure_of_a_message_does_not_fail_a_running_task(
     engine: Engine, executor: LabExecutor, seconds: float, celery_id: str, reported: bool, tracked: bool
 ) -> None:
     key = queue_task(engine, 1, state="running", seconds=seconds)
@@ -203,7 +203,7 @@ def test_failure_of_a_message_is_not_that_of_a_task_that_is_alive(
     assert (key in executor.event_buffer, key in executor.running) == (reported, tracked)
 
 
-def test_slot_of_a_finished_task_is_freed_though_celery_says_nothing(engine: Engine, executor: LabExecutor) -> None:
+def test_slot_of_a_finished_task_is_freed_without_a_report_from_celery(engine: Engine, executor: LabExecutor) -> None:
     keys = [queue_task(engine, 1, state="success"), queue_task(engine, 2, state="running")]
     for key in keys:
         executor.workloads[key] = SimpleNamespace()  # type: ignore[assignment]

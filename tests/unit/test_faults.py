@@ -1,115 +1,56 @@
-"""What a fault strikes, computed from the topology."""
+"""What a fault affects, computed from the topology."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from lab.drills import DRILLS
-from lab.faults import ALL, FAULTS, UnknownError, endpoints, mend, services
-from lab.readme import as_shipped
+from lab.faults import ALL, FAULTS, UnknownError, endpoints
+from tests.support.shipped import SHIPPED
 
-LAB = as_shipped()
+
+def at(role: str, *ports: str) -> list[str]:
+    return [f"{one.address} {SHIPPED.ports[port]}" for one in SHIPPED.with_role(role) for port in ports]
 
 
 @pytest.mark.parametrize(
     ("peer", "expected"),
     [
-        ("queue", ["192.168.56.10 6379"]),
-        ("load_balancer", ["192.168.56.10 8080"]),
-        ("api_server", ["192.168.56.11 8080", "192.168.56.12 8080"]),
-        ("worker2", ["192.168.56.22"]),
+        ("queue", at("queue", "redis")),
+        ("load_balancer", at("load_balancer", "load_balancer", "flower")),
+        ("api_server", at("api_server", "api_server")),
+        ("worker2", [SHIPPED["worker2"].address]),
+        ("broker", [SHIPPED["broker"].address]),  # the machine, not the role
+        ("redis", at("queue", "redis")),
+        ("api-server", at("api_server", "api_server")),
     ],
 )
-def test_peer_is_what_nftables_matches(peer: str, expected: list[str]) -> None:
-    assert endpoints(LAB, peer) == expected
+def test_peer_is_resolved_to_addresses_and_ports(peer: str, expected: list[str]) -> None:
+    assert expected
+    assert endpoints(SHIPPED, peer) == expected
 
 
 def test_queue_is_the_chosen_broker() -> None:
-    lab = replace(LAB, broker="rabbitmq")
-    assert endpoints(lab, "queue") == ["192.168.56.10 5672"]
-    assert services(lab, "broker")["queue"] == "rabbitmq-server"
-    assert services(lab, "worker1") == {"worker": "airflow-worker", "log_server": "airflow-log-server"}
+    lab = replace(SHIPPED, broker="rabbitmq")
+    assert endpoints(lab, "queue") == at("queue", "rabbitmq", "rabbitmq_management")
+    assert lab.services(lab.with_role("queue")[0].name)["queue"] == "rabbitmq-server"
+    assert lab.services("worker1") == {"worker": "airflow-worker", "log_server": "airflow-log-server"}
 
 
-def test_peer_that_there_is_not_is_named_with_those_that_there_are() -> None:
-    with pytest.raises(UnknownError, match="'moon' is nothing to cut a machine from: database, queue"):
-        endpoints(LAB, "moon")
+def test_unknown_peer_is_named_with_those_that_exist() -> None:
+    with pytest.raises(UnknownError, match="'moon' is not a machine or a role with a port: database, queue"):
+        endpoints(SHIPPED, "moon")
 
 
 @pytest.mark.parametrize("name", DRILLS)
-def test_drill_strikes_what_there_is(name: str) -> None:
+def test_drill_affects_existing_machines_and_services(name: str) -> None:
     drill = DRILLS[name]
-    victims = drill.victims(LAB)
-    assert victims == [ALL] or set(victims) <= {machine.name for machine in LAB.machines}
+    victims = drill.victims(SHIPPED)
+    assert victims == [ALL] or set(victims) <= {machine.name for machine in SHIPPED.machines}
     assert bool(drill.target) == bool(FAULTS[drill.fault].takes)
     if FAULTS[drill.fault].takes == "service":
-        assert all(drill.target in services(LAB, victim) for victim in victims)
+        assert all(drill.target in SHIPPED.services(victim) for victim in victims)
     if FAULTS[drill.fault].takes == "peers":
-        assert endpoints(LAB, drill.target)
-
-
-class Clock:
-    """A machine on which nothing but its clock can go wrong: stand-ins write down what would set it."""
-
-    def __init__(self, root: Path, time_factor: int) -> None:
-        self.root = root
-        self.ahead = 0
-        self.topology = replace(LAB, time_factor=time_factor)
-        (root / "bin").mkdir()
-        for name, script in {
-            "date": 'case "$1" in --set=*) echo "set" >>"$LOG" ;; *) echo "$NOW" ;; esac',
-            "systemctl": 'case "$1" in show) echo active ;; *) echo "$*" >>"$LOG" ;; esac',
-            "nft": "exit 1",
-            "tc": "exit 1",
-        }.items():
-            (root / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-            (root / "bin" / name).chmod(0o755)
-
-    def guest(self, _: str) -> Any:
-        return SimpleNamespace(run_script=self.run_script)
-
-    def run_script(self, script: str) -> str:
-        path = f"{self.root}/bin:{os.environ['PATH']}"
-        environment = {"PATH": path, "LOG": str(self.root / "log"), "NOW": str(int(time.time()) + self.ahead)}
-        inside = script.replace("/var/lib/airflow-lab", f"{self.root}/state")
-        done = subprocess.run(["sh", "-s"], input=inside, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    def done(self) -> Iterator[str]:
-        """Return what has been done to the clock since it was asked last."""
-        yield from (self.root / "log").read_text().splitlines()
-        (self.root / "log").write_text("")
-
-
-@pytest.mark.parametrize("factor", [1, 8])
-@pytest.mark.parametrize("ahead", [-120, -1, 0, 1, 12, 120])
-def test_clock_that_was_made_wrong_is_put_right_however_little(tmp_path: Path, factor: int, ahead: int) -> None:
-    clock: Any = Clock(tmp_path, factor)
-    FAULTS["skew"].inject(clock, "worker1", str(ahead))
-    assert [*clock.done()] == ["stop systemd-timesyncd", "set"]
-    clock.ahead = ahead
-    assert mend(clock, "worker1") == ["worker1 on-time"]
-    assert [*clock.done()] == ["set", "start systemd-timesyncd"]
-    clock.ahead = 0
-    assert mend(clock, "worker1") == []
-    assert [*clock.done()] == []
-
-
-@pytest.mark.parametrize(
-    ("factor", "ahead", "put_right"), [(1, 1, False), (1, 10, True), (8, 10, False), (8, -20, True)]
-)
-def test_clock_that_went_wrong_by_itself_is_put_right_beyond_what_asking_takes(
-    tmp_path: Path, factor: int, ahead: int, put_right: bool
-) -> None:
-    clock: Any = Clock(tmp_path, factor)
-    clock.ahead = ahead
-    assert mend(clock, "worker1") == ["worker1 on-time"] * put_right
+        assert endpoints(SHIPPED, drill.target)

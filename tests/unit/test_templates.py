@@ -1,4 +1,4 @@
-"""Every template renders, for every machine and every broker, to a file that its reader understands."""
+"""Every template renders to a valid file, for every machine and every broker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import configparser
 import itertools
 import json
 import re
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -14,13 +16,15 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from lab.topology import ROOT, Topology
+from lab.roles import ROLES
+from lab.topology import BROKERS
 from provision import operations
 from provision.operations import Context
-from provision.roles import airflow, base, components, database, load_balancer, queue
+from provision.roles.airflow import deploy as airflow
+from provision.roles.load_balancer import deploy as load_balancer
+from provision.roles.queue import deploy as queue
+from tests.support.shipped import SHIPPED
 
-LAB = json.loads((ROOT / "config/lab.json").read_text())
-BROKERS = ("redis", "rabbitmq")
 SECRETS = {
     name: f"the-{name}"
     for name in (
@@ -28,22 +32,17 @@ SECRETS = {
         "flower_password", "fernet_key", "api_secret_key", "jwt_secret",
     )
 }  # fmt: skip
-ROLES = {
-    base: None,
-    airflow: None,
-    database: "database",
-    queue: "queue",
-    load_balancer: "load_balancer",
-    components: None,
-}
+# By role, as in provision/deploy.py; `base` and `airflow` are on every machine.
+STEPS = {name: import_module(f"provision.roles.{name}.deploy") for name in ("base", "airflow", *ROLES)}
+FIRST = {role: SHIPPED.with_role(role)[0].name for role in ROLES}  # the first machine with each role
 
 
 def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return the files that provisioning would write on a machine, by path: pyinfra's operations are listened to."""
-    topology = Topology.from_document(LAB | {"broker": broker})
+    """Return the files that provisioning would write on a machine, by path: pyinfra's operations are replaced."""
+    topology = replace(SHIPPED, broker=broker)
     context = Context(lab=topology, name=name, secrets=SECRETS)
     written: dict[str, str] = {}
-    jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as pyinfra has it
+    jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as in pyinfra
     own = {"name", "src", "dest", "user", "group", "mode", "create_remote_dir"}
 
     def template(src: str, dest: str, **words: Any) -> MagicMock:
@@ -52,21 +51,21 @@ def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str
         return MagicMock()
 
     def put(src: Any, dest: str, **words: Any) -> MagicMock:
-        written[dest] = src.read()
+        written[dest] = Path(src).read_text() if isinstance(src, str) else src.read()
         return MagicMock()
 
     files = MagicMock(template=template, put=put)
-    for module in (operations, *ROLES):
-        for library in ("files", "server", "systemd", "postgres"):
+    for module in (operations, *STEPS.values()):
+        for library in ("apt", "files", "server", "systemd", "postgres"):
             if hasattr(module, library):
                 patch.setattr(module, library, files if library == "files" else MagicMock())
-    for module, role in ROLES.items():
-        if role is None or context.has(role):
+    for role, module in STEPS.items():
+        if role not in ROLES or context.has(role):
             module.configure(context)
     return written
 
 
-@pytest.fixture(params=itertools.product(BROKERS, ("broker", "master1", "master2", "worker1", "worker2")), ids="-".join)
+@pytest.fixture(params=itertools.product(BROKERS, [one.name for one in SHIPPED.machines]), ids="-".join)
 def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     broker, name = request.param
     return rendered(broker, name, monkeypatch)
@@ -78,7 +77,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 
 def cfg(text: str) -> configparser.ConfigParser:
-    # systemd may have an option more than once
+    # A systemd unit may contain an option more than once.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.read_string(text)
     return parser
@@ -92,11 +91,11 @@ def test_every_file_renders_and_says_who_manages_it(written: dict[str, str]) -> 
             assert "# Managed by provision/roles/" in text.splitlines()[0], path
 
 
-def test_units_run_a_command_and_restart_for_ever(written: dict[str, str]) -> None:
+def test_units_run_a_command_and_are_always_restarted(written: dict[str, str]) -> None:
     units = {
         path: cfg(text)
         for path, text in written.items()
-        if path.endswith(".service") and not re.search("database|leave|retire|watch", path)
+        if path.endswith(".service") and not re.search("database|drain|retire|watch", path)
     }
     assert units
     for unit in units.values():
@@ -105,8 +104,8 @@ def test_units_run_a_command_and_restart_for_ever(written: dict[str, str]) -> No
         assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
-def test_airflow_cfg_is_one_file_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [machine.name for machine in Topology.from_document(LAB).machines]
+def test_airflow_cfg_is_the_same_everywhere_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [machine.name for machine in SHIPPED.machines]
     text, *others = {rendered(broker, name, monkeypatch)["/opt/airflow/airflow.cfg"] for name in names}
     assert not others
     assert not [value for value in SECRETS.values() if value in text]
@@ -118,8 +117,8 @@ def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch
 
     ProvidersManager().initialize_providers_configuration()
     known = conf.configuration_description
-    free = {"celery_broker_transport_options"}  # handed to kombu as they are
-    config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
+    free = {"celery_broker_transport_options"}  # passed to kombu unchanged
+    config = cfg(rendered(broker, FIRST["scheduler"], monkeypatch)["/opt/airflow/airflow.cfg"])
     for section in set(config.sections()) - free:
         for option in config[section]:
             assert option.removesuffix("_cmd") in known[section]["options"], f"[{section}] {option}"
@@ -128,29 +127,29 @@ def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = cfg(rendered(broker, "master1", monkeypatch)["/opt/airflow/airflow.cfg"])
+    config = cfg(rendered(broker, FIRST["scheduler"], monkeypatch)["/opt/airflow/airflow.cfg"])
     timeout = config.getint("scheduler", "task_instance_heartbeat_timeout")
     assert timeout >= 4 * config.getint("workers", "min_heartbeat_interval")
-    assert timeout >= 15  # one call that is tried again takes 10 s
+    assert timeout >= 15  # one call that is retried takes 10 s
     celery = json.loads(config["celery"]["extra_celery_config"])
     assert celery["broker_connection_max_retries"] is None
     assert ("task_default_queue_type" in celery) == (broker == "rabbitmq")
 
 
-def test_broker_url_is_the_chosen_brokers(broker: str) -> None:
-    topology = Topology.from_document(LAB | {"broker": broker})
+def test_broker_url_is_the_url_of_the_chosen_broker(broker: str) -> None:
+    topology, machine = replace(SHIPPED, broker=broker), FIRST["queue"]
     url = airflow.secret_options(topology, SECRETS)[f"broker_url_{broker}"]
     assert (
         url
         == {
-            "redis": "redis://:the-redis_password@broker:6379/0",
-            "rabbitmq": "amqp://airflow:the-rabbitmq_password@broker:5672/airflow",
+            "redis": f"redis://:the-redis_password@{machine}:6379/0",
+            "rabbitmq": f"amqp://airflow:the-rabbitmq_password@{machine}:5672/airflow",
         }[broker]
     )
 
 
-def test_machine_without_a_secret_has_no_option_made_of_it() -> None:
-    options = airflow.secret_options(Topology.from_document(LAB), {"redis_password": "x"})
+def test_machine_without_a_secret_does_not_have_its_option() -> None:
+    options = airflow.secret_options(SHIPPED, {"redis_password": "x"})
     assert list(options) == ["broker_url_redis"]
 
 
@@ -158,9 +157,9 @@ def test_database_urls_are_accepted_by_their_drivers() -> None:
     from sqlalchemy import make_url
     from sqlalchemy.dialects.postgresql import asyncpg, psycopg2
 
-    options = airflow.secret_options(Topology.from_document(LAB), SECRETS)
+    options = airflow.secret_options(SHIPPED, SECRETS)
     _, words = psycopg2.dialect().create_connect_args(make_url(options["sql_alchemy_conn"]))
-    assert (words["host"], words["port"], words["dbname"]) == ("broker", "5432", "airflow")
+    assert (words["host"], words["port"], words["dbname"]) == (FIRST["database"], "5432", "airflow")
     _, words = asyncpg.dialect().create_connect_args(make_url(options["sql_alchemy_conn_async"]))
     assert set(words) <= {"host", "port", "user", "password", "database", "target_session_attrs"}
 
@@ -170,17 +169,17 @@ def test_only_the_machine_with_the_database_writes_the_connections(written: dict
     assert (text is not None) == ("/etc/postgresql/17/main/pg_hba.conf" in written)
     if text:
         connection = yaml.safe_load(text)["lab_database"]
-        assert (connection["host"], connection["password"]) == ("broker", "the-postgresql_password")
+        assert (connection["host"], connection["password"]) == (FIRST["database"], "the-postgresql_password")
 
 
 def test_nginx_knows_both_api_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = rendered("redis", "broker", monkeypatch)["/etc/nginx/conf.d/airflow.conf"]
-    assert "server master1:8080 " in text
-    assert "server master2:8080 " in text
+    text = rendered("redis", FIRST["load_balancer"], monkeypatch)["/etc/nginx/conf.d/airflow.conf"]
+    for endpoint in SHIPPED.endpoints("api_server", "api_server"):
+        assert f"server {endpoint} " in text
 
 
-def test_rabbitmq_declares_the_lab_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = rendered("rabbitmq", "broker", monkeypatch)
+def test_rabbitmq_defines_only_the_labs_user_and_virtual_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = rendered("rabbitmq", FIRST["queue"], monkeypatch)
     definitions = json.loads(files["/etc/rabbitmq/definitions.json"])
     assert [user["name"] for user in definitions["users"]] == ["airflow"]
     assert definitions["vhosts"] == [{"name": "airflow", "metadata": {"default_queue_type": "quorum"}}]

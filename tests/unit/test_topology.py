@@ -1,64 +1,64 @@
-"""The model that is read from lab.json."""
+"""The model of the lab, built from the resolved document."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab.topology import ROOT, Topology
+from lab.roles import ROLES
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.shipped import DOCUMENT, SHIPPED
 
 
-@pytest.fixture
-def document() -> dict[str, Any]:
-    return json.loads((ROOT / "config/lab.json").read_text())
-
-
-def test_machines_are_those_of_the_design(document: dict[str, Any]) -> None:
-    topology = Topology.from_document(document)
-    assert {machine.name: machine.address for machine in topology.machines} == {
+def test_machines_are_those_of_the_design() -> None:
+    assert {machine.name: machine.address for machine in SHIPPED.machines} == {
         "broker": "192.168.56.10",
         "master1": "192.168.56.11",
         "master2": "192.168.56.12",
         "worker1": "192.168.56.21",
         "worker2": "192.168.56.22",
     }
-    assert topology["worker2"].queues == ("default", "queue_2")
-
-
-def test_more_workers_follow_in_the_order_of_the_file(document: dict[str, Any]) -> None:
-    topology = Topology.from_document(document | {"workers": 3})
-    assert [worker.name for worker in topology.with_role("worker")] == ["worker1", "worker2", "worker3"]
-    assert topology["worker3"].address == "192.168.56.23"
+    assert SHIPPED["worker2"].queues == ("default", "queue_2")
     with pytest.raises(KeyError):
-        topology["worker4"]
+        SHIPPED["worker4"]
 
 
-def test_addresses_of_workers_to_come_are_known_already(document: dict[str, Any]) -> None:
-    assert Topology.from_document(document).hosts["worker4"] == "192.168.56.24"
+def test_addresses_of_workers_that_may_join_are_known() -> None:
+    assert SHIPPED.hosts["worker4"] == "192.168.56.24"
 
 
-def test_endpoints_are_lists(document: dict[str, Any]) -> None:
-    topology = Topology.from_document(document)
-    assert topology.endpoints("api_server", "api_server") == ["master1:8080", "master2:8080"]
-    assert topology.endpoints("database", "postgresql") == ["broker:5432"]
+def test_endpoints_are_lists() -> None:
+    assert SHIPPED.endpoints("api_server", "api_server") == ["master1:8080", "master2:8080"]
+    queue = SHIPPED.with_role("queue")[0].name
+    assert replace(SHIPPED, broker="rabbitmq").endpoints("queue", "broker") == [f"{queue}:5672"]
 
 
-def test_timings_are_longer_by_the_time_factor(document: dict[str, Any]) -> None:
-    slow = Topology.from_document(document | {"time_factor": 8})
-    assert slow.timings == {name: 8 * value for name, value in Topology.from_document(document).timings.items()}
+def test_host_uses_a_forwarded_port_on_docker_and_else_the_address_of_the_machine() -> None:
+    assert SHIPPED.reach("flower") == "localhost:5555"
+    address = SHIPPED.with_role("queue")[0].address
+    assert replace(SHIPPED, provider="libvirt").reach("rabbitmq_management") == f"{address}:15672"
 
 
-@pytest.mark.parametrize("remembered", ["lab.json", "choices.json"])
-def test_lab_of_the_last_provisioning_overrides_the_file(
-    document: dict[str, Any], tmp_path: Path, remembered: str
-) -> None:
-    for folder in ("config", ".lab"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "config/lab.json").write_text(json.dumps(document))
-    (tmp_path / ".lab" / remembered).write_text('{"broker": "rabbitmq", "workers": 1, "provider": "docker"}')
-    topology = Topology.load(tmp_path)
-    assert topology.broker == "rabbitmq"
-    assert len(topology.with_role("worker")) == 1
+def test_lab_is_read_as_the_last_provisioning_resolved_it(tmp_path: Path) -> None:
+    (tmp_path / ".lab").mkdir()
+    (tmp_path / ".lab" / "lab.json").write_text(json.dumps(DOCUMENT | {"broker": "rabbitmq"}))
+    assert Topology.load(tmp_path).broker == "rabbitmq"
+
+
+def test_table_of_roles_names_ports_and_roles_that_exist() -> None:
+    description = json.loads((ROOT / "config" / "lab.json").read_text())
+    listening = [port for role in ROLES.values() for port in role.all_ports()]
+    assert sorted(listening) == sorted(description["ports"])
+    assert set(description["forwarded_ports"]) <= set(listening)
+    for role in ROLES.values():
+        for peer, port in role.connects.items():
+            assert port in [*ROLES[peer].all_ports(), "broker"], (peer, port)
+
+
+def test_each_role_has_a_folder() -> None:
+    for role in ROLES:
+        assert (ROOT / "provision" / "roles" / role / "deploy.py").exists()

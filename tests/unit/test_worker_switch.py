@@ -1,4 +1,4 @@
-"""Which worker is the current one, and what the queue server that the lab leaves waits for."""
+"""Which worker is the current one, and what the old queue server waits for in a move."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from lab.topology import Topology
-from provision import operations, worker_switch
-from provision.broker_switch import clients_left
-from provision.register import Client
+from provision import operations
+from provision.roles.airflow.register import Client
+from provision.roles.queue.drain import clients_left
+from provision.roles.worker import switch as worker_switch
+from tests.support.shipped import SHIPPED
 
-LAB = replace(Topology.load(), broker="redis")
+LAB = replace(SHIPPED, broker="redis")
 BOTH = [Client("worker1", "airflow-worker-2", "redis"), Client("worker2", "airflow-worker-5", "redis")]
 
 
-def test_digest_changes_with_a_file_of_a_folder_and_not_with_its_time(tmp_path: Path) -> None:
+def test_digest_depends_on_the_content_of_a_file_and_not_on_its_time(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     secret = tmp_path / "secrets" / "key"
     secret.write_text("a")
@@ -29,7 +30,7 @@ def test_digest_changes_with_a_file_of_a_folder_and_not_with_its_time(tmp_path: 
 
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have worker_switch work in a folder, and return the list of what it asks of systemd."""
+    """Let worker_switch work in a temporary folder, and return the list of its calls of systemctl."""
     asked: list[str] = []
     (tmp_path / "template").write_text("number @NUMBER@")
     for name in ("UNITS", "RUN"):
@@ -47,7 +48,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_changed_file_starts_a_worker_beside_the_one_before(tmp_path: Path, systemd: list[str]) -> None:
+def test_changed_file_starts_a_worker_in_addition_to_the_old_one(tmp_path: Path, systemd: list[str]) -> None:
     (tmp_path / "read").write_text("a")
     worker_switch.replace([str(tmp_path / "read")], "redis")
     (tmp_path / "read").write_text("b")
@@ -62,7 +63,7 @@ def test_changed_file_starts_a_worker_beside_the_one_before(tmp_path: Path, syst
     assert not any(words.startswith(("stop", "restart")) for words in systemd)
 
 
-def test_change_that_is_taken_back_keeps_the_worker_that_read_it(tmp_path: Path, systemd: list[str]) -> None:
+def test_change_that_is_reverted_keeps_the_worker_that_read_it(tmp_path: Path, systemd: list[str]) -> None:
     for text in ("a", "b", "a"):
         (tmp_path / "read").write_text(text)
         worker_switch.replace([str(tmp_path / "read")], "redis")
@@ -77,12 +78,12 @@ def test_change_that_is_taken_back_keeps_the_worker_that_read_it(tmp_path: Path,
     [
         (BOTH, ""),
         (BOTH[:1], "the worker of worker2 to be provisioned (`vagrant up`, `vagrant provision`)"),
-        ([*BOTH, Client("worker1", "airflow-worker-1", "rabbitmq")], "the worker of worker1 to end what it has from"),
+        ([*BOTH, Client("worker1", "airflow-worker-1", "rabbitmq")], "the worker of worker1 to stop using"),
         # A machine that was destroyed while the lab moved
         ([*BOTH, Client("worker3", "airflow-worker-1", "rabbitmq")], ""),
     ],
 )
-def test_queue_server_waits_for_clients_of_machines_that_there_are(clients: list[Client], left: str) -> None:
+def test_queue_server_waits_only_for_clients_of_existing_machines(clients: list[Client], left: str) -> None:
     found = clients_left(LAB, "rabbitmq", "worker", clients)
     assert found.startswith(left)
     assert bool(found) == bool(left)
@@ -90,10 +91,10 @@ def test_queue_server_waits_for_clients_of_machines_that_there_are(clients: list
 
 def test_changed_secret_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = tmp_path / "secrets.json"
-    monkeypatch.setattr(operations, "put", lambda text, dest: Path(dest).write_text(text))
+    monkeypatch.setattr(operations, "write_secret", lambda text, dest: Path(dest).write_text(text))
     monkeypatch.setattr(operations.files, "directory", lambda **_: None)
     operations.refuse_changed_secrets({"jwt_secret": "a"}, known)
-    operations.refuse_changed_secrets({"jwt_secret": "a", "fernet_key": "b"}, known)  # a role more
+    operations.refuse_changed_secrets({"jwt_secret": "a", "fernet_key": "b"}, known)  # with an additional role
     assert known.read_text().count('"') == 8
     assert '"a"' not in known.read_text()
     with pytest.raises(SystemExit, match=r"^==> lab: jwt_secret in .lab/secrets.json: .* `vagrant destroy"):

@@ -1,0 +1,107 @@
+"""Writes the generated parts of the documentation and the tests; called in the root of the checkout.
+
+`python -m lab.generate` renews the tables of machines in README.md, of faults and drills in docs/failures.md, and
+`tests/support/lab.json`, the resolved lab of `config/lab.json`. With the argument `drills` it takes the results of the
+drills from `.lab/reports`; without it, it keeps them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.drills import DRILLS
+from lab.faults import FAULTS
+from lab.topology import BROKERS, Topology
+
+README = Path("README.md")  # has the table `machines`
+FAILURES = Path("docs", "failures.md")  # has the tables `faults` and `drills`
+NOT_RUN = "not run"
+RESOLVED = Path("tests", "support", "lab.json")
+# In an empty folder, and without the environment: no choices.
+RESOLVE = "puts JSON.pretty_generate(Lab.new(Dir.pwd, folder: ARGV[0]).resolved)"
+
+
+def machines(topology: Topology) -> str:
+    """Return the machines in use as a Markdown table."""
+    rows = ["| machine | address | runs |", "| --- | --- | --- |"]
+    for machine in topology.machines:
+        runs = ", ".join(role.replace("_", "-") for role in machine.roles)
+        queues = f": queues {', '.join(f'`{queue}`' for queue in machine.queues)}" if machine.queues else ""
+        rows.append(f"| {machine.name} | {machine.address} | {runs}{queues} |")
+    return "\n".join(rows) + "\n"
+
+
+def faults() -> str:
+    """Return the faults as a Markdown table."""
+    rows = ["| `bin/lab fault …` | what it does |", "| --- | --- |"]
+    for name, fault in FAULTS.items():
+        words = " ".join(["MACHINE", *([fault.takes.upper()] if fault.takes else [])])
+        where = f". Not on Docker: {fault.not_on_docker}" if fault.not_on_docker else ""
+        rows.append(f"| `{name} {words}` | {fault.does}{where} |")
+    return "\n".join(rows) + "\n"
+
+
+def drills(results: Mapping[tuple[str, str], str], note: str) -> str:
+    """Return the drills as a Markdown table with their results by drill and broker, and a note below it."""
+    rows = ["| drill | what happens | on Redis | on RabbitMQ |", "| --- | --- | --- | --- |"]
+    for name, drill in DRILLS.items():
+        cells = [results.get((name, broker), NOT_RUN) for broker in BROKERS]
+        rows.append(f"| `{name}` | {drill.title} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", note]) + "\n"
+
+
+def kept(text: str) -> tuple[dict[tuple[str, str], str], str]:
+    """Return the results and the note of the table of drills in a Markdown text."""
+    (table,) = re.findall(r"<!-- drills -->\n(.*?)<!-- /drills -->", text, re.DOTALL)
+    cells = re.findall(r"^\| `([a-z-]+)` \| .+? \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    results = {(name, broker): cell for name, *found in cells for broker, cell in zip(BROKERS, found, strict=True)}
+    return results, table.strip().rpartition("\n")[2]
+
+
+def recorded(reports: Path) -> tuple[dict[tuple[str, str], str], str]:
+    """Return the results of the drills recorded in a folder, and a note with their number and dates.
+
+    A result is how many of the runs passed, and the median of their recovery times.
+    """
+    records = [json.loads(path.read_text()) for path in sorted(reports.glob("*.json"))]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        runs.setdefault((record["name"], record["broker"]), []).append(record)
+    results = {}
+    for key, found in runs.items():
+        results[key] = f"{sum(run['passed'] for run in found)} of {len(found)}"
+        seconds = [run["recovery_seconds"] for run in found if run["recovery_seconds"] is not None]
+        results[key] += f", {statistics.median(seconds):.0f} s" if seconds else ""
+    days = sorted({record["began"][:10] for record in records})
+    return results, f"{len(records)} runs{f', recorded from {days[0]} to {days[-1]}' if days else ''}."
+
+
+def put(text: str, name: str, table: str) -> str:
+    """Return a Markdown text with the table between the marks of `name` replaced; ValueError if it has none."""
+    marked = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+    replaced, count = marked.subn(lambda _: table, text)
+    if count != 1:
+        raise ValueError(f"the marks <!-- {name} --> and <!-- /{name} --> are there {count} times; needed: once")
+    return replaced
+
+
+def resolve() -> str:
+    """Return `config/lab.json` as `provision/host/lab.rb` resolves it, without the choices of this checkout."""
+    command = ["ruby", "-r", "./provision/host/lab", "-e", RESOLVE, "there-is-none"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}).stdout
+
+
+if __name__ == "__main__":
+    RESOLVED.write_text(resolve())
+    README.write_text(put(README.read_text(), "machines", machines(Topology.from_document(json.loads(resolve())))))
+    page = put(FAILURES.read_text(), "faults", faults())
+    results, note = recorded(Path(".lab", "reports")) if sys.argv[1:] == ["drills"] else kept(page)
+    FAILURES.write_text(put(page, "drills", drills(results, note)))

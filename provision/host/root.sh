@@ -1,5 +1,0 @@
-#!/bin/sh
-# root.sh TAR   makes the root file system that the docker image and the box begin with, from Debian's archive alone
-set -eu
-export SOURCE_DATE_EPOCH=1754697600 # the day on which Debian 13 was released
-mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv trixie "$1"

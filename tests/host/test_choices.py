@@ -1,0 +1,172 @@
+"""Only the user's choices are remembered. All other code reads the lab that was resolved with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.topology import Topology
+from tests.support import ROOT
+from tests.support.commands import Commands, ruby
+
+SAVE = "Lab.new(ARGV[0]).save"
+PROVIDE = "lab = Lab.new(ARGV[0]); LibvirtProvider.new(lab); lab.save"
+CHOICES = ("BROKER", "PROVIDER", "WORKERS", "TIMINGS", "TIME_FACTOR")
+ID = "0123456789ab"
+WITHOUT = {name: value for name, value in os.environ.items() if name not in CHOICES}
+
+
+class Checkout:
+    """The configuration of a checkout, and its remembered choices."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        shutil.copytree(ROOT / "config", root / "config")
+
+    def edit(self, **values: Any) -> None:
+        """Change config/lab.json, as a user does in an editor."""
+        path = self.root / "config" / "lab.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    def remember(self, name: str, **values: Any) -> None:
+        (self.root / ".lab").mkdir(exist_ok=True)
+        (self.root / ".lab" / f"{name}.json").write_text(json.dumps(values))
+
+    def save(self, script: str = SAVE, **environment: str) -> Topology:
+        """Resolve, save and return the lab, as `vagrant up` does before the first machine."""
+        done = ruby(script, self.root, library="libvirt", environment=WITHOUT | environment)
+        assert done.returncode == 0, done.stderr
+        return Topology.load(self.root)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        return json.loads((self.root / ".lab" / "choices.json").read_text())
+
+    @property
+    def moving(self) -> bool:
+        return (self.root / ".lab" / "moving").exists()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_only_choices_are_remembered(checkout: Checkout) -> None:
+    checkout.save()
+    assert checkout.choices == {}
+    checkout.save(WORKERS="3")
+    checkout.save(BROKER="rabbitmq")
+    assert checkout.choices == {"workers": 3, "broker": "rabbitmq"}
+
+
+def test_edit_of_lab_json_takes_effect_at_the_next_provisioning(checkout: Checkout) -> None:
+    checkout.save()
+    checkout.edit(broker="rabbitmq", workers=3, timings="stock", time_factor=2)
+    assert Topology.load(checkout.root).broker == "redis"
+    lab = checkout.save()
+    assert (lab.broker, len(lab.with_role("worker")), lab.time_factor) == ("rabbitmq", 3, 2)
+    assert lab.timings["retry_delay"] == 600
+
+
+def test_choice_overrides_an_edit(checkout: Checkout) -> None:
+    checkout.save(BROKER="redis")
+    checkout.edit(broker="rabbitmq")
+    assert checkout.save().broker == "redis"
+
+
+def test_edit_of_the_broker_starts_a_move(checkout: Checkout) -> None:
+    checkout.save()
+    assert not checkout.moving
+    checkout.edit(broker="rabbitmq")
+    checkout.save()
+    assert checkout.moving
+
+
+def test_emulation_slows_the_lab_down_only_without_kvm(checkout: Checkout) -> None:
+    checkout.edit(provider="libvirt")
+    assert checkout.save(PROVIDE).time_factor == 8
+    assert checkout.choices == {}
+    (checkout.root / ".lab" / "kvm").touch()
+    assert checkout.save(PROVIDE).time_factor == 1
+
+
+@pytest.mark.parametrize(("chosen", "written", "factor"), [("", 3, 3), ("1", 1, 1), ("5", 3, 5), ("", 1, 8)])
+def test_emulation_keeps_a_factor_that_the_user_set(checkout: Checkout, chosen: str, written: int, factor: int) -> None:
+    checkout.edit(provider="libvirt", time_factor=written)
+    assert checkout.save(PROVIDE, TIME_FACTOR=chosen).time_factor == factor
+
+
+@pytest.mark.parametrize(("provider", "factor"), [("docker", 1), ("libvirt", 4)])
+def test_time_factor_is_forgotten_with_its_provider(checkout: Checkout, provider: str, factor: int) -> None:
+    checkout.save(PROVIDER="libvirt", TIME_FACTOR="4")
+    assert checkout.save(PROVIDER=provider).time_factor == factor
+
+
+def test_refusal_of_an_earlier_choice_says_so(checkout: Checkout) -> None:
+    checkout.save(TIMINGS="stock")
+    profiles = json.loads((checkout.root / "config" / "lab.json").read_text())["timing_profiles"]
+    checkout.edit(timing_profiles={"fast": profiles["fast"]})
+    message = ruby(SAVE, checkout.root, environment=WITHOUT).stderr
+    assert 'TIMINGS, chosen earlier (.lab/choices.json): "stock" is not allowed; allowed: fast' in message
+
+
+def test_dropping_workers_in_lab_json_names_a_command_that_works(checkout: Checkout) -> None:
+    for name in ("worker3", "worker4"):
+        (checkout.root / ".vagrant" / "machines" / name / "docker").mkdir(parents=True)
+        (checkout.root / ".vagrant" / "machines" / name / "docker" / "id").touch()
+    message = ruby(SAVE, checkout.root, environment=WITHOUT).stderr
+    assert "`WORKERS=4 vagrant destroy -f worker3 worker4` first" in message
+
+
+# The provider
+
+
+def machine(root: Path, name: str, provider: str) -> Path:
+    """Create the file that Vagrant keeps for a machine, and return its path."""
+    path = root / ".vagrant" / "machines" / name / provider / "id"
+    path.parent.mkdir(parents=True)
+    path.write_text(ID)
+    return path
+
+
+@pytest.fixture
+def complete(checkout: Checkout) -> Checkout:
+    """A checkout in which Vagrant can be called."""
+    for folder in ("dags", "lab", "provision"):
+        shutil.copytree(ROOT / folder, checkout.root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Vagrantfile", checkout.root)
+    checkout.edit(provider="virtualbox")
+    return checkout
+
+
+@pytest.mark.parametrize("verb", ["up", "provision", "destroy"])
+def test_machines_of_another_provider_are_not_touched(complete: Checkout, verb: str, tmp_path_factory: Any) -> None:
+    commands = Commands(tmp_path_factory.mktemp("host"))
+    commands.add("docker")
+    commands.add("VBoxManage", "echo 7.0.20r163906")
+    machine(complete.root, "broker", "docker")
+    done = commands.run("vagrant", verb, cwd=complete.root)
+    assert done.returncode != 0
+    assert "config/lab.json: provider: virtualbox is not allowed" in done.stderr
+    assert "`PROVIDER=docker vagrant destroy -f broker` first" in done.stderr
+    assert commands.calls == []
+    assert not (complete.root / ".lab").exists()
+
+
+def test_machines_of_another_provider_are_destroyed_with_it(complete: Checkout, tmp_path_factory: Any) -> None:
+    commands = Commands(tmp_path_factory.mktemp("host"))
+    commands.add(
+        "docker",
+        f"case $1 in ps) [ -e {commands.folder}/removed ] || echo {ID} ;; rm) touch {commands.folder}/removed ;; esac",
+    )
+    identity = machine(complete.root, "broker", "docker")
+    done = commands.run("vagrant", "destroy", "-f", "broker", cwd=complete.root, PROVIDER="docker")
+    assert done.returncode == 0, done.stderr
+    assert not identity.exists()
+    assert not (complete.root / ".lab").exists()

@@ -1,0 +1,67 @@
+"""The generated tables of the documentation are current."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab.drills import DRILLS, Drill
+from lab.generate import FAILURES, README, drills, faults, kept, machines, put, recorded
+from tests.support import ROOT
+from tests.support.shipped import SHIPPED
+
+LONGEST = 150  # lines that README.md may have: the rest belongs in docs/
+
+
+def test_table_of_machines_is_current() -> None:
+    text = README.read_text()
+    assert put(text, "machines", machines(SHIPPED)) == text, "run: make format"
+
+
+def test_table_of_machines_follows_the_topology() -> None:
+    broker, *others = SHIPPED.machines
+    moved = replace(SHIPPED, machines=(replace(broker, address="192.168.56.99"), *others))
+    assert "| broker | 192.168.56.99 |" in put(README.read_text(), "machines", machines(moved))
+
+
+def test_tables_of_faults_and_drills_are_current() -> None:
+    text = FAILURES.read_text()
+    assert put(text, "faults", faults()) == text, "run: make format"
+    assert put(text, "drills", drills(*kept(text))) == text, "run: make format"
+
+
+def test_new_drill_has_not_been_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    results, note = kept(FAILURES.read_text())
+    monkeypatch.setitem(DRILLS, "moon", Drill("the moon is full", "crash"))
+    table = drills(results, note)
+    assert "| `moon` | the moon is full | not run | not run |" in table
+    assert f"| `worker-crash` | a worker loses power | {results['worker-crash', 'redis']} |" in table
+
+
+def test_table_of_drills_is_made_from_the_records(tmp_path: Path) -> None:
+    for number, (passed, seconds) in enumerate([(True, 20.0), (True, 24.0), (False, None)]):
+        record = {"name": "worker-crash", "broker": "redis", "passed": passed, "recovery_seconds": seconds}
+        (tmp_path / f"{number}.json").write_text(json.dumps(record | {"began": f"2026-11-2{number}T10:00:00+00:00"}))
+    table = drills(*recorded(tmp_path))
+    assert "| `worker-crash` | a worker loses power | 2 of 3, 22 s | not run |" in table
+    assert table.endswith("\n3 runs, recorded from 2026-11-20 to 2026-11-22.\n")
+
+
+@pytest.mark.parametrize("text", ["", "<!-- machines -->\n", 2 * "<!-- machines -->\n<!-- /machines -->\n"])
+def test_text_without_the_marks_of_a_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="machines"):
+        put(text, "machines", "a table")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= LONGEST
+
+
+def test_suite_runs_every_file_of_tests() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    files = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+    assert set(settings["testpaths"]) == files | {"tests/unit", "tests/host"}
