@@ -128,18 +128,22 @@ def test_duration_of_the_parallel_tasks_is_a_parameter(airflow: Airflow, topolog
     assert run["duration"] < 30 * topology.time_factor
 
 
+def caught_up(airflow: Airflow) -> list[dict[str, Any]]:
+    """Unpause the DAG of the stocks, and return its runs when those of all months have succeeded."""
+    airflow.unpause(STOCKS)
+
+    def runs() -> list[dict[str, Any]]:
+        found = airflow.get(f"dags/{STOCKS}/dagRuns")["dag_runs"]
+        assert {run["logical_date"][:7]: run["state"] for run in found} == dict.fromkeys(MONTHS, "success")
+        return found
+
+    return LAB.eventually(runs, within=240)
+
+
 def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
     airflow: Airflow, lab_database: psycopg.Connection[Any]
 ) -> None:
-    airflow.unpause(STOCKS)
-
-    def caught_up() -> list[dict[str, Any]]:
-        runs = airflow.get(f"dags/{STOCKS}/dagRuns")["dag_runs"]
-        states = {run["logical_date"][:7]: run["state"] for run in runs}
-        assert states == dict.fromkeys(MONTHS, "success")
-        return runs
-
-    for run in LAB.eventually(caught_up, within=180):
+    for run in caught_up(airflow):
         tasks = airflow.tasks(STOCKS, run["dag_run_id"])
         assert len(tasks) == 6
         assert most_at_once(intervals(tasks)) <= 2
@@ -147,9 +151,8 @@ def test_stocks_of_every_month_are_collected_two_tickers_at_a_time(
 
 
 def test_a_run_of_stocks_is_idempotent(airflow: Airflow, lab_database: psycopg.Connection[Any]) -> None:
-    airflow.unpause(STOCKS)
+    caught_up(airflow)
     run_id = f"scheduled__{MONTHS[0]}-01T00:00:00+00:00"
-    assert airflow.wait(STOCKS, run_id, within=120)["state"] == "success", airflow.states(STOCKS, run_id)
     before = stored(lab_database)
     assert before
     attempts = {task["map_index"]: task["try_number"] for task in airflow.tasks(STOCKS, run_id)}
