@@ -45,6 +45,10 @@ class Lab:
         lab = cls(find_root(folder))
         if not lab.state("lab.json").exists():
             raise NoLabError("there is no lab in this checkout. Next: make up")
+        try:
+            lab.topology  # noqa: B018
+        except ValueError as error:
+            raise NoLabError(f".lab/lab.json: {error}. Next: make up") from error
         return lab
 
     @property

@@ -46,18 +46,23 @@ class Topology:
 
     @classmethod
     def from_document(cls, lab: Mapping[str, Any]) -> Topology:
-        """Build the model from a resolved lab, the content of `.lab/lab.json`."""
-        machines = tuple(
-            Machine(name, entry["address"], tuple(entry["roles"]), entry["memory_mb"], tuple(entry.get("queues", ())))
-            for name, entry in lab["machines"].items()
-        )
-        return cls(**{**lab, "machines": machines})
+        """Build the model from a resolved lab, as in `.lab/lab.json`; ValueError if it is of another version."""
+        try:
+            machines = tuple(
+                Machine(
+                    name, entry["address"], tuple(entry["roles"]), entry["memory_mb"], tuple(entry.get("queues", ()))
+                )
+                for name, entry in lab["machines"].items()
+            )
+            return cls(**{**lab, "machines": machines})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the resolved lab has other keys than this version needs: {error}") from error
 
     @classmethod
     def load(cls, root: Path) -> Topology:
         """Read the lab of the checkout at `root` as the last `vagrant up` or `vagrant provision` resolved it.
 
-        FileNotFoundError before the first `vagrant up`.
+        FileNotFoundError before the first `vagrant up`, ValueError if another version wrote it.
         """
         return cls.from_document(json.loads((root / ".lab" / "lab.json").read_text()))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.checkout import Lab, NoLabError
 from lab.roles import ROLES
 from lab.topology import Topology
 from tests.support import ROOT
@@ -47,6 +48,16 @@ def test_lab_is_read_as_the_last_provisioning_resolved_it(tmp_path: Path) -> Non
     (tmp_path / ".lab").mkdir()
     (tmp_path / ".lab" / "lab.json").write_text(json.dumps(DOCUMENT | {"broker": "rabbitmq"}))
     assert Topology.load(tmp_path).broker == "rabbitmq"
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"machines": {"a": {}}}])
+def test_lab_that_another_version_resolved_is_named(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / ".lab").mkdir()
+    (tmp_path / "config" / "lab.json").touch()
+    (tmp_path / ".lab" / "lab.json").write_text(json.dumps(DOCUMENT | change))
+    with pytest.raises(NoLabError, match=r"\.lab/lab\.json: the resolved lab has other keys .*Next: make up"):
+        Lab.find(tmp_path)
 
 
 def test_table_of_roles_names_ports_and_roles_that_exist() -> None:
