@@ -84,9 +84,9 @@ if __name__ == "__main__":
     moves: dict[str, list[float]] = {broker: [] for broker in BROKERS}
     for broker in ["rabbitmq", "redis"] * RUNS:
         moves[broker].append(move(broker))
-    for broker in ("redis", "rabbitmq"):
+    for broker in BROKERS:
         print(f"to {broker}, idle, to the first DAG run there, s:  {median(moves[broker])}")
-    for broker in ("redis", "rabbitmq"):
+    for broker in BROKERS:
         move(broker)
         print(f"{broker} killed, to the first DAG run, s:  {median([death(broker) for _ in range(RUNS)])}")
         print(f"{broker}, 100 empty tasks, s:  {median([run('ledger', tasks=100, seconds=0) for _ in range(5)])}")

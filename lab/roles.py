@@ -14,7 +14,8 @@ class Role:
 
     `services` gives the systemd unit of each service, `ports` the ports of lab.json that it listens on; either may
     depend on the broker. `secrets` are those that the machine gets. `connects` gives, by role, the port of lab.json
-    that it connects to; `broker` is that of the chosen broker. At most one machine has a role that is `single`.
+    that it connects to; `broker` is that of the chosen broker. At most one machine has a role that is `single`. `job`
+    is the type under which Airflow records the heartbeats of the service, if it does.
     """
 
     services: Mapping[str, str | Mapping[str, str]]
@@ -22,6 +23,7 @@ class Role:
     secrets: Sequence[str]
     connects: Mapping[str, str]
     single: bool
+    job: str = ""
 
     def units(self, broker: str) -> dict[str, str]:
         """Return the systemd unit of each service while the lab works with `broker`."""

@@ -18,9 +18,9 @@ from redis.exceptions import RedisError
 
 from lab.checkout import Lab
 from lab.client import Airflow
+from lab.roles import ROLES
 from lab.topology import BROKERS, Topology
 
-JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 ANSWER = 4  # seconds that a machine or a worker has to answer
 SETTLED = 10  # seconds after which a queued task must have a message, times the lab's factor
 
@@ -119,7 +119,7 @@ def _airflow(status: Status, topology: Topology, airflow: Airflow) -> None:
     now = datetime.now(UTC)
     # The newest first: Airflow removes the dead ones from a page only after it has cut it.
     jobs = airflow.get("jobs", is_alive=True, limit=100, order_by="-latest_heartbeat")["jobs"]
-    for role, kind in JOBS.items():
+    for role, kind in {name: role.job for name, role in ROLES.items() if role.job}.items():
         beats = {
             job["hostname"]: (now - datetime.fromisoformat(job["latest_heartbeat"])).total_seconds()
             for job in sorted(jobs, key=lambda job: job["latest_heartbeat"])

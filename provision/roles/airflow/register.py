@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from lab.topology import Topology
+from lab.topology import BROKERS, Topology
 
 HERE = socket.gethostname()
 UNITS = Path("/etc/systemd/system")
@@ -90,6 +90,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("service", choices=["scheduler", "worker"])
     parser.add_argument("unit")
-    parser.add_argument("broker", choices=["redis", "rabbitmq"])
+    parser.add_argument("broker", choices=BROKERS)
     given = parser.parse_args()
     Register().enter(given.service, given.unit, given.broker)

@@ -19,11 +19,11 @@ import httpx
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from lab.roles import ROLES
 from lab.topology import Machine, Topology
 
 HERE = socket.gethostname()
 RESTARTS = Path("/run/airflow-lab/restart")  # a file for each unit that has to be restarted, with its role
-JOBS = {"scheduler": "SchedulerJob", "dag_processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 LOCK = 5  # any number that no other lock uses
 WITHIN = 90  # seconds that the services of a machine may take until they are healthy, times time_factor
 URL = make_url(Path("/opt/airflow/secrets/sql_alchemy_conn").read_text())
@@ -42,7 +42,7 @@ def healthy(machine: Machine, role: str, lab: Topology, since: float) -> bool:
         " AND extract(epoch FROM start_date) >= :since AND extract(epoch FROM now() - latest_heartbeat) < :fresh"
     )
     values = {
-        **{"host": machine.name, "kind": JOBS[role], "since": since},
+        **{"host": machine.name, "kind": ROLES[role].job, "since": since},
         "fresh": lab.timings["scheduler_health_threshold"],
     }
     try:

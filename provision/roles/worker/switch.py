@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.topology import Topology
+from lab.topology import BROKERS, Topology
 from provision.roles.airflow.draining import systemctl, wait_until_nothing
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("is-current", "replace"):
         given: Any = verbs.add_parser(verb)
-        given.add_argument("broker", choices=["redis", "rabbitmq"])
+        given.add_argument("broker", choices=BROKERS)
         given.add_argument("paths", nargs="+")
     verbs.add_parser("retire").add_argument("number")
     given = parser.parse_args()
