@@ -7,11 +7,11 @@ import shlex
 import subprocess
 import tarfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from lab.parallel import for_each
 from lab.topology import Topology
 
 # What a machine needs of the checkout. Other files in config/ are the user's, and may be private.
@@ -99,8 +99,7 @@ def deploy(root: Path, inventory: Path, ssh: list[str], say: Callable[[str], Non
         return True
 
     names = [machine.name for machine in topology.machines]
-    with ThreadPoolExecutor() as pool:
-        good = dict(zip(names, pool.map(one, names), strict=True))
+    good = for_each(names, one)
     return [name for name in names if not good[name]]
 
 

@@ -7,11 +7,11 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from lab.checkout import Lab
+from lab.parallel import for_each
 from lab.topology import Topology
 
 CLOCK = 2  # seconds that a machine's clock may differ from the host's, times time_factor: asking takes time
@@ -32,8 +32,7 @@ def examine(lab: Lab) -> list[Finding]:
     """Return what is wrong in the lab; nothing if everything matches."""
     topology = lab.topology
     names = [machine.name for machine in topology.machines]
-    with ThreadPoolExecutor() as pool:
-        answers = dict(zip(names, pool.map(lambda name: _ask(lab, name), names), strict=True))
+    answers = for_each(names, lambda name: _ask(lab, name))
     silent = [
         Finding(name, "does not answer", f"vagrant up {name}, or lab heal") for name in names if not answers[name]
     ]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.checkout import Lab
 from lab.doctor import CLOCK
 from lab.machines import FROZEN, RUNNING
+from lab.parallel import for_each
 from lab.roles import ROLES, canonical
 from lab.topology import Topology
 
@@ -96,8 +96,7 @@ def thaw(lab: Lab, names: Sequence[str]) -> list[str]:
 
 
 def states(lab: Lab, names: Sequence[str]) -> dict[str, str]:
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(lab.machines.state, names), strict=True))
+    return for_each(names, lab.machines.state)
 
 
 def script(lab: Lab, machine: str, name: str, *arguments: object) -> str:
@@ -110,9 +109,8 @@ def undo_by(name: str, arguments: Callable[[Lab, str], Sequence[object]]) -> Und
     """Return an undo that runs a file of `lab/scripts` on each machine, with arguments for it."""
 
     def undo(lab: Lab, names: Sequence[str]) -> list[str]:
-        with ThreadPoolExecutor() as pool:
-            printed = pool.map(lambda machine: script(lab, machine, name, *arguments(lab, machine)), names)
-            return [f"{machine} {word}" for machine, text in zip(names, printed, strict=True) for word in text.split()]
+        printed = for_each(names, lambda machine: script(lab, machine, name, *arguments(lab, machine)))
+        return [f"{machine} {word}" for machine, text in printed.items() for word in text.split()]
 
     return undo
 
