@@ -22,7 +22,7 @@ TOKEN_KEPT = 12 * 3600  # seconds; half of the time that a token is valid
 
 
 class NoLabError(Exception):
-    """There is no lab in a folder, or `vagrant up` was never called there."""
+    """A folder is not in a checkout, or the checkout does not have a lab yet."""
 
 
 def find_root(folder: Path) -> Path:
@@ -41,10 +41,10 @@ class Lab:
 
     @classmethod
     def find(cls, folder: Path) -> Lab:
-        """Return the lab of the checkout that `folder` is in; NoLabError if there is none, or it was never up."""
+        """Return the lab of the checkout that `folder` is in; NoLabError if it does not have one yet."""
         lab = cls(find_root(folder))
         if not lab.state("lab.json").exists():
-            raise NoLabError("there is no lab in this checkout. Next: make up")
+            raise NoLabError("this checkout does not have a lab. Next: make up")
         try:
             lab.topology  # noqa: B018
         except ValueError as error:
@@ -85,7 +85,7 @@ class Lab:
         kept, url = self.state("token"), f"http://{self.topology.reach('load_balancer')}"
         fresh = kept.exists() and time.time() - kept.stat().st_mtime < TOKEN_KEPT
         token = kept.read_text() if fresh else ""
-        airflow = Airflow(url, self.secrets["airflow_admin_password"], token, time_factor=self.topology.time_factor)
+        airflow = Airflow(url, self.secrets["airflow_admin_password"], token, seconds=self.seconds)
         if not fresh:
             kept.touch(mode=0o600)
             kept.write_text(airflow.http.headers["Authorization"].removeprefix("Bearer "))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -11,15 +12,17 @@ import httpx
 from lab.waiting import eventually
 
 TERMINAL = ("success", "failed")
+Seconds = Callable[[float], float]
 
 
 class Airflow:
     """Airflow's REST API as the user admin; every call raises httpx.HTTPStatusError for a status of 400 and above."""
 
-    def __init__(self, url: str, password: str, token: str = "", time_factor: int = 1) -> None:
+    def __init__(self, url: str, password: str, token: str = "", seconds: Seconds = float) -> None:
+        """Wait as long as `seconds` returns for a number of seconds: `Topology.seconds`, or just that number."""
         # Without the host's proxy: no proxy reaches the lab.
-        self.http = httpx.Client(base_url=url, timeout=30 * time_factor, trust_env=False)
-        self.time_factor = time_factor
+        self.http = httpx.Client(base_url=url, timeout=seconds(30), trust_env=False)
+        self.seconds = seconds
         self.password = password
         self.http.headers["Authorization"] = f"Bearer {token or self.token()}"
 
@@ -43,14 +46,14 @@ class Airflow:
         return answer.raise_for_status().json()["dag_run_id"]
 
     def wait(self, dag_id: str, run_id: str, within: float) -> dict[str, Any]:
-        """Return a run when it has ended, in whatever state; AssertionError after `within` s times time_factor."""
+        """Return a run when it has ended, in whatever state; AssertionError after `seconds(within)`."""
 
         def ended() -> dict[str, Any]:
             run = self.get(f"dags/{dag_id}/dagRuns/{run_id}")
             assert run["state"] in TERMINAL, f"{dag_id} {run_id} is {run['state']}: {self.states(dag_id, run_id)}"
             return run
 
-        return eventually(ended, seconds=within * self.time_factor)
+        return eventually(ended, seconds=self.seconds(within))
 
     def give_up(self, dag_id: str, run_id: str) -> None:
         """Mark a run as failed, which ends its tasks."""

@@ -36,9 +36,9 @@ def resolve(name: str) -> str:
         return ""
 
 
-def reaches(endpoint: tuple[str, int]) -> bool:
+def reaches(endpoint: tuple[str, int], within: float) -> bool:
     try:
-        socket.create_connection(endpoint, timeout=2).close()
+        socket.create_connection(endpoint, timeout=within).close()
     except OSError:
         return False
     return True
@@ -55,7 +55,7 @@ def endpoints(lab: Topology, roles: tuple[str, ...]) -> Iterator[tuple[str, int]
 def examine(lab: Topology, name: str) -> dict[str, object]:
     needed = sorted(set(endpoints(lab, lab[name].roles)))
     with ThreadPoolExecutor() as pool:
-        reached = list(pool.map(reaches, needed))
+        reached = list(pool.map(lambda endpoint: reaches(endpoint, lab.seconds(2)), needed))
     return {
         "secrets": {path.name: sha(path) for path in sorted(HOME.glob("secrets/*"))},
         "packages": packages(),

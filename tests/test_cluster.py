@@ -21,7 +21,7 @@ from tests.support.lab import LAB, NOW
 pytestmark = [pytest.mark.one_broker, pytest.mark.usefixtures("broker")]
 MONTHS = ["2009-10", "2009-11", "2009-12", "2010-01", "2010-02"]
 STOCKS = "get_stocks_dag"
-PATIENCE = 30 * NOW.time_factor  # seconds that an api-server has to answer
+PATIENCE = NOW.seconds(30)  # seconds that an api-server has to answer
 
 
 def intervals(tasks: Iterable[dict[str, Any]]) -> list[tuple[datetime, datetime]]:
@@ -103,7 +103,7 @@ def test_pinned_tasks_run_on_the_worker_of_their_queue(airflow: Airflow, topolog
 
 
 def test_five_tasks_run_at_once_on_both_workers(airflow: Airflow, topology: Topology) -> None:
-    dag_id, seconds = "celery_parallel_demo", 30 * topology.time_factor
+    dag_id, seconds = "celery_parallel_demo", topology.seconds(30)
     # Two runs: one worker may take all tasks of one run, but does not have enough slots for both runs.
     other_run = airflow.trigger(dag_id, seconds=seconds)
     run_id = airflow.trigger(dag_id, seconds=seconds)
@@ -125,7 +125,7 @@ def test_duration_of_the_parallel_tasks_is_a_parameter(airflow: Airflow, topolog
     run = airflow.wait("celery_parallel_demo", run_id, within=60)
     assert run["state"] == "success", airflow.states("celery_parallel_demo", run_id)
     assert len(airflow.tasks("celery_parallel_demo", run_id)) == 5
-    assert run["duration"] < 30 * topology.time_factor
+    assert run["duration"] < topology.seconds(30)
 
 
 def caught_up(airflow: Airflow) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def drains(machines: Machines) -> None:
 
 
 def after_12_seconds(machines: Machines) -> None:
-    time.sleep(12 * machines.topology.time_factor)
+    time.sleep(machines.topology.seconds(12))
 
 
 @pytest.mark.drawn

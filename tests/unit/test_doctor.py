@@ -83,7 +83,7 @@ def test_every_configuration_of_airflow_on_a_machine_is_compared(
     for name in ("airflow.cfg", "airflow-redis.cfg", "airflow-rabbitmq.cfg", "airflow.env"):
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(examine, "HOME", tmp_path)
-    monkeypatch.setattr(examine, "reaches", lambda _: True)
+    monkeypatch.setattr(examine, "reaches", lambda *_: True)
     monkeypatch.setattr(examine, "resolve", lambda name: topology.hosts[name])
     found: dict[str, Any] = examine.examine(topology, "worker1")
     assert found["configs"].keys() == CONFIGS.keys()
