@@ -100,8 +100,9 @@ def resolve() -> str:
 
 
 if __name__ == "__main__":
-    RESOLVED.write_text(resolve())
-    README.write_text(put(README.read_text(), "machines", machines(Topology.from_document(json.loads(resolve())))))
+    resolved = resolve()
+    RESOLVED.write_text(resolved)
+    README.write_text(put(README.read_text(), "machines", machines(Topology.from_document(json.loads(resolved)))))
     page = put(FAILURES.read_text(), "faults", faults())
     results, note = recorded(Path(".lab", "reports")) if sys.argv[1:] == ["drills"] else kept(page)
     FAILURES.write_text(put(page, "drills", drills(results, note)))

@@ -37,8 +37,7 @@ class Checkout:
 
     def use_network(self, prefix: str) -> None:
         """Gives the lab the network `prefix`.0/24."""
-        path = self.root / "config" / "lab.json"
-        path.write_text(path.read_text().replace("192.168.56", prefix))
+        use_network(self.root, prefix)
 
     def use_free_ports(self) -> None:
         """Forwards to ports that nothing listens on: the real lab may have the usual ones."""
@@ -63,6 +62,12 @@ class Checkout:
         assert not (self.root / ".lab" / "secrets.json").exists()
         assert done.stderr.startswith("airflow-lab: "), done.stderr
         return done.stderr
+
+
+def use_network(root: Path, prefix: str) -> None:
+    """Gives the lab of a copy of the checkout the network `prefix`.0/24."""
+    path = root / "config" / "lab.json"
+    path.write_text(path.read_text().replace("192.168.56", prefix))
 
 
 def set_machine(name: str, **entries: Any) -> Change:

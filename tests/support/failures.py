@@ -8,14 +8,12 @@ machine are in the test's report too.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -54,17 +52,13 @@ def collect(machines: Machines, folder: Path, began: float) -> list[Section]:
     What could not be collected is noted in its file.
     """
     topology = machines.topology
-    within = WITHIN * topology.time_factor
-    seconds = math.ceil(time.time() - began) + EARLIER
-    words = {"folders": machine_logs.FOLDERS, "seconds": seconds, "minutes": seconds // 60 + 1}
-    script = JOURNALS.format(**words, journal=JOURNAL, log=LOG)
-    names = [machine.name for machine in topology.machines]
-    files = {name: folder / f"{name}.log" for name in names}
-    jobs = {file.name: partial(machine_logs.read, machines, name, script, file, within) for name, file in files.items()}
+    within, since = topology.seconds(WITHIN), began - EARLIER
+    files = {machine.name: folder / f"{machine.name}.log" for machine in topology.machines}
+    reading = machine_logs.jobs(machines, JOURNALS, files, since, within, journal=JOURNAL, log=LOG)
+    jobs: dict[str, Callable[[], None]] = {files[name].name: job for name, job in reading.items()}
     jobs["status.json"] = partial(_status, machines, folder / "status.json", within)
     jobs["machines.json"] = partial(_states, machines, folder / "machines.json", within)
-    jobs["task-logs"] = partial(_task_logs, machines.root / "logs", folder / "task-logs", began - EARLIER)
-    machines.ssh_config  # noqa: B018 # written once, before several threads read it
+    jobs["task-logs"] = partial(_task_logs, machines.root / "logs", folder / "task-logs", since)
     for name, error in machine_logs.in_parallel(jobs, within + 5).items():
         note = folder / (name if Path(name).suffix else f"{name}.txt")
         with note.open("a") as file:

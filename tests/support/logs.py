@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,12 +31,9 @@ def lines_of_the_machines(machines: Machines, since: float, folder: Path) -> Ite
 
     The logs pass through files in `folder`. Moments are the host's.
     """
-    within = WITHIN * machines.topology.time_factor
-    seconds = math.ceil(time.time() - since)
-    script = LOGS.format(seconds=seconds, minutes=seconds // 60 + 1, folders=machine_logs.FOLDERS)
+    within = machines.topology.seconds(WITHIN)
     files = {machine.name: folder / machine.name for machine in machines.topology.machines}
-    machines.ssh_config  # noqa: B018 # written once, before several threads read it
-    jobs = {name: partial(machine_logs.read, machines, name, script, file, within) for name, file in files.items()}
+    jobs = machine_logs.jobs(machines, LOGS, files, since, within)
     began = time.time()
     errors = machine_logs.in_parallel(jobs, within + 5)
     assert not errors, {name: str(error) for name, error in errors.items()}

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from lab.machines import RUNNING, Machines
 
 # Where servers log that do not log to the journal.
 FOLDERS = "/var/log/postgresql /var/log/rabbitmq /var/log/nginx /var/log/airflow"
+
+
+def jobs(
+    machines: Machines, script: str, files: Mapping[str, Path], since: float, within: float, **words: object
+) -> dict[str, Callable[[], None]]:
+    """Returns a job for each machine of `files`, which writes there what the script prints.
+
+    The script is a format with `folders`, `seconds` and `minutes`, from `since` until now, and `words`.
+    """
+    seconds = math.ceil(time.time() - since)
+    text = script.format(folders=FOLDERS, seconds=seconds, minutes=seconds // 60 + 1, **words)
+    machines.ssh_config  # noqa: B018 # written once, before several threads read it
+    return {name: partial(read, machines, name, text, file, within) for name, file in files.items()}
 
 
 class UnreadableError(Exception):

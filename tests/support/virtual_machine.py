@@ -14,6 +14,7 @@ import pytest
 from lab import faults
 from lab.checkout import Lab
 from tests.support import ROOT
+from tests.support.checkout import use_network
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".vagrant", ".venv", "logs", ".*_cache", "__pycache__")
 BOX, BOX_AGAIN = ".lab/box/airflow-lab.box", ".lab/box-again/airflow-lab.box"
@@ -28,8 +29,7 @@ class VirtualMachine:
         self.root = Path(tempfile.mkdtemp(prefix="airflow-lab-"))
         self.root.chmod(0o755)
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT, dirs_exist_ok=True)
-        lab = self.root / "config" / "lab.json"
-        lab.write_text(lab.read_text().replace("192.168.56", "192.168.58"))
+        use_network(self.root, "192.168.58")
         self.log = ROOT / ".lab" / "virtual-machine.log"
         if (ROOT / KVM).exists():
             (self.root / KVM).parent.mkdir()
