@@ -1,4 +1,4 @@
-"""The broker as a virtual machine in libvirt, from our box; emulated if there is no KVM.
+"""The broker as a virtual machine in libvirt, from our box; emulated without KVM.
 
 It is brought up in a copy of the checkout while the other tests run (`tests/support/virtual_machine.py`). The
 tests of a machine run there.

@@ -253,7 +253,7 @@ class Lab
                    "the machines with the role worker in #{file}"
   end
 
-  # Vagrant forgets a machine that is no longer defined, and leaves it running.
+  # Vagrant forgets a machine that is not defined any more, and leaves it running.
   def check_created(workers)
     lost = workers.drop(@data["workers"]).select { |name| Dir.glob("#{name}/*/id", base: File.join(@root, ".vagrant/machines")).any? }
     return if lost.empty?

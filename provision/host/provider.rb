@@ -199,7 +199,7 @@ class Provider
         Flower    http://#{reach('flower')}   admin / #{password['flower_password']}#{management}
 
       Next: bin/lab drill worker-crash   crashes a machine while tasks run, and shows what happened to them
-            make test                    runs every test
+            make test                    tests the lab
     TEXT
   end
 end

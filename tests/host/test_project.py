@@ -110,7 +110,7 @@ def test_command_finds_the_checkout_that_the_caller_is_in(tmp_path: Path) -> Non
     (tmp_path / "checkout" / "dags").mkdir(parents=True)
     shutil.copytree(ROOT / "config", tmp_path / "checkout" / "config")
     done = installed(tmp_path, tmp_path / "checkout" / "dags", "status")
-    assert done.stderr == "lab: there is no lab in this checkout. Next: make up\n"
+    assert done.stderr == "lab: this checkout does not have a lab. Next: make up\n"
 
 
 # environment.sh

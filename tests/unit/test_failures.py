@@ -98,7 +98,7 @@ def test_task_logs_of_the_test_are_kept_from_their_end(kept: Kept) -> None:
 
 def test_states_and_status_of_the_lab_are_kept(kept: Kept) -> None:
     assert json.loads(kept.text("machines.json")) == STATES
-    assert "No module named" in kept.text("status.json")  # there is no lab in this folder
+    assert "No module named" in kept.text("status.json")  # this folder does not have a lab
 
 
 def test_what_cannot_be_asked_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
