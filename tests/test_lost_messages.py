@@ -19,6 +19,7 @@ from tests.support.lab import LAB
 
 pytestmark = pytest.mark.destructive
 WITHIN = 30  # seconds from the death of a worker until a task whose message it had received runs elsewhere
+WITHOUT_LOSS = 10  # seconds that a task waits for its start at most; the executor finds a lost message after 15
 DAG = "ledger"
 QUEUE = "queue_1"
 TAG = "a-message-that-a-dead-worker-had-received"
@@ -70,6 +71,26 @@ def _waits(broker: redis.Redis) -> None:
 def _named(machines: Machines) -> None:
     problems = collect(LAB).problems
     assert "1 queued tasks have no message that a queue or a living worker holds" in problems, problems
+
+
+@pytest.mark.one_broker
+def test_no_message_is_lost_while_nothing_fails(broker: str, airflow: Airflow) -> None:
+    """Workers that renew the leases of long tasks receive the messages of short ones."""
+    runs = [airflow.trigger(DAG, tasks=2, seconds=1, long=60)]
+    LAB.eventually(lambda: _runs(airflow, runs[0]), within=60)
+    for _ in range(12):
+        runs.append(airflow.trigger(DAG, tasks=6, seconds=0))
+        time.sleep(3)
+    for run_id in runs:
+        assert airflow.wait(DAG, run_id, within=120)["state"] == "success"
+    query = "SELECT extract(epoch FROM start_date - queued_dttm), task_id FROM task_instance WHERE run_id = ANY(%s)"
+    with LAB.connect("airflow") as database:
+        waited = [float(seconds) for seconds, _ in database.execute(query, [runs])]
+    assert max(waited) < WITHOUT_LOSS, sorted(waited)[-5:]
+
+
+def _runs(airflow: Airflow, run_id: str) -> None:
+    assert "running" in airflow.states(DAG, run_id).values()
 
 
 def test_tiny_tasks_survive_the_power_off_of_a_worker(broker: str, airflow: Airflow, machines: Machines) -> None:

@@ -51,8 +51,11 @@ class MessageLease(bootsteps.StartStopStep):
         if not held:
             return
         try:
-            # xx: only updates. A message that was just acknowledged or returned must not be added again.
-            channel.client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
+            # Over a connection of its own: on that of channel.client a BRPOP waits, whose answer may be a message. The
+            # answer to zadd would be read instead, and the message would be lost.
+            with channel.conn_or_acquire() as client:
+                # xx: only updates. A message that was just acknowledged or returned must not be added again.
+                client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
         except channel.connection_errors:
             logger.warning("The lease on %d messages could not be renewed", len(held), exc_info=True)
 
