@@ -28,6 +28,7 @@ begin
 rescue Lab::Invalid => e
   abort e.message
 end
+abort "#{ARGV[1]}: dags: #{lab.own_dags} is not allowed; allowed: none. Only dags/ is sent" if lab.own_dags
 lab.save
 puts JSON.generate(lab.resolved)
 """

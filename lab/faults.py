@@ -15,10 +15,9 @@ from lab.doctor import CLOCK
 from lab.machines import FROZEN, RUNNING
 from lab.parallel import for_each
 from lab.roles import ROLES, canonical
-from lab.topology import Topology
+from lab.topology import ALL, Topology
 
 SCRIPTS = Path(__file__).parent / "scripts"
-ALL = "all"  # the name of every machine at once, for power
 TABLE = "inet airflow_lab_fault"
 FILLER = "/var/lib/airflow-lab/filler"
 SKEWED = "/var/lib/airflow-lab/skewed"  # exists while a machine's clock is set wrong by `skew`
@@ -35,7 +34,7 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of one machine.
+    """A fault of one machine; without `machine`, of the whole lab.
 
     `does` describes it. `inject` injects it into a machine, and returns a note for the user if there is one. `undo`
     undoes it on those of the given machines that have it, and returns what it undid. `takes` names the argument that it
@@ -47,6 +46,7 @@ class Fault:
     undo: Undo
     takes: str = ""
     not_on_docker: str = ""
+    machine: bool = True
 
 
 def unit(lab: Lab, machine: str, service: str) -> str:

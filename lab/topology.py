@@ -11,6 +11,7 @@ from typing import Any
 from lab.roles import ROLES
 
 BROKERS = ("redis", "rabbitmq")
+ALL = "all"  # the name of every machine at once
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Topology:
     """The lab, as `provision/host/lab.rb` has resolved it.
 
     `machines` are those in use; `hosts` has the address of every machine that `config/lab.json` lists, so that the
-    others know a worker before it joins. `timings` are in seconds.
+    others know a worker before it joins. `timings` are in seconds. `own_dags`: whether the machines have a folder
+    of the user's own DAGs.
     """
 
     broker: str
@@ -43,6 +45,8 @@ class Topology:
     timings: Mapping[str, int]
     worker_concurrency: int
     parallelism: int
+    revision: int
+    own_dags: bool
 
     @classmethod
     def from_document(cls, lab: Mapping[str, Any]) -> Topology:

@@ -60,7 +60,9 @@ def examine(lab: Topology, name: str) -> dict[str, object]:
         "secrets": {path.name: sha(path) for path in sorted(HOME.glob("secrets/*"))},
         "packages": packages(),
         "configs": {path.name: sha(path) for path in sorted(HOME.glob("airflow*.cfg"))},
-        "dags": {str(path.relative_to(HOME / "dags")): sha(path) for path in sorted(HOME.glob("dags/**/*.py"))},
+        "dags": {
+            str(path.relative_to(HOME)): sha(path) for path in sorted(HOME.glob("*dags/**/*.py")) if path.is_file()
+        },
         "hosts": {other: resolve(other) for other in lab.hosts},
         "unreachable": [f"{host}:{port}" for (host, port), ok in zip(needed, reached, strict=True) if not ok],
         "time": time.time(),

@@ -13,8 +13,10 @@ class Lab
 
   # Environment variables, and the key of lab.json that each overrides.
   CHOICES = {
-    "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings", "TIME_FACTOR" => "time_factor"
+    "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings", "TIME_FACTOR" => "time_factor",
+    "REVISION" => "revision", "DAGS" => "dags"
   }.freeze
+  NO_DAGS = "none".freeze # DAGS=none: an empty variable is no choice
 
   # The table of roles. lab/roles.py says what its keys mean.
   ROLES = JSON.parse(File.read(File.join(__dir__, "../../lab/roles.json"))).freeze
@@ -56,13 +58,20 @@ class Lab
   # The description with all choices made: machines in use only, timings in seconds. Everything else reads this.
   def resolved
     timings = @data["timing_profiles"][@data["timings"]].transform_values { |seconds| seconds * @data["time_factor"] }
-    keys = %w[broker provider time_factor network ports forwarded_ports worker_concurrency parallelism]
+    keys = %w[broker provider time_factor network ports forwarded_ports worker_concurrency parallelism revision]
     @data.slice(*keys).merge(
       "machines" => @machines,
       "hosts" => @data["machines"].transform_values { |machine| machine["address"] },
-      "timings" => timings
+      "timings" => timings,
+      "own_dags" => !own_dags.nil? # machines do not need to know where the folder is on the host
     )
   end
+
+  # Returns the path of the user's own folder of DAGs, or nil.
+  def own_dags = @data["dags"].empty? ? nil : File.absolute_path(@data["dags"], @root)
+
+  # Returns the same as the last `vagrant up` or `vagrant provision` had it.
+  def own_dags_before = File.size?(state("own-dags")) && File.read(state("own-dags"))
 
   # Returns where the user set a value.
   def place(path)
@@ -84,6 +93,7 @@ class Lab
     FileUtils.touch(state("moving")) if broker && broker != @data["broker"]
     write(state("choices.json"), @choices)
     write(state("lab.json"), resolved)
+    write_text(state("own-dags"), own_dags.to_s)
     secrets = read(state("secrets.json"))
     SECRETS.each { |name| secrets[name] ||= secret(name) }
     write(state("secrets.json"), secrets)
@@ -161,13 +171,18 @@ class Lab
   def choose(data)
     @choices = read(state("choices.json"))
     @chosen = CHOICES.reject { |variable, _| ENV[variable].to_s.empty? }.invert
-    @chosen.each do |key, variable|
-      @choices[key] = data[key].is_a?(Integer) ? Integer(ENV[variable], 10, exception: false) || ENV[variable] : ENV[variable]
-    end
+    @chosen.each { |key, variable| @choices[key] = converted(key, ENV[variable], data[key]) }
     # The earlier factor was for the machines of the other provider.
     other = ![nil, data.merge(@choices)["provider"]].include?(before["provider"])
     @choices.delete("time_factor") if other && !@chosen.key?("time_factor")
     data.merge(@choices)
+  end
+
+  # Returns the text of an environment variable as lab.json would have it. A relative path starts at the caller's folder.
+  def converted(key, text, default)
+    return text == NO_DAGS ? "" : File.absolute_path(text) if key == "dags"
+
+    default.is_a?(Integer) ? Integer(text, 10, exception: false) || text : text
   end
 
   # The lab as the last `vagrant up` or `vagrant provision` resolved it.

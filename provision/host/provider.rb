@@ -4,6 +4,7 @@
 require "English"
 require "net/http"
 require "open3"
+require "shellwords"
 require "socket"
 
 require_relative "lab"
@@ -19,6 +20,7 @@ class Provider
   # Raises Lab::Invalid if the host cannot run the lab. Changes nothing.
   def check(create:)
     check_readable
+    check_own_dags
     check_room if create
   end
 
@@ -103,13 +105,43 @@ class Provider
     out
   end
 
-  # The machines share the files with their modes, and Airflow's user there does not own them.
   def check_readable
-    closed = Dir[File.join(@lab.root, "{dags,lab,provision}{,/**/*}")].reject { |path| File.world_readable?(path) || path.include?("__pycache__") }
-    return if closed.empty?
+    closed = %w[dags lab provision].filter_map { |folder| closed(File.join(@lab.root, folder)) }.first
+    raise Lab::Invalid, "Airflow cannot read #{closed}: call `chmod -R o+rX dags lab provision`" if closed
+  end
 
-    mode = format("%04o", File.stat(closed.first).mode & 0o7777)
-    raise Lab::Invalid, "Airflow cannot read #{closed.first} (mode #{mode}): call `chmod -R o+rX dags lab provision`"
+  # Returns the first path in a folder that is not readable for all users, with its mode. The machines share the files
+  # with their modes, and Airflow's user there does not own them.
+  def closed(folder)
+    paths = [folder, *Dir.glob("**/*", base: folder).map { |path| File.join(folder, path) }]
+    found = paths.find { |path| File.exist?(path) && !open?(File.stat(path)) && !path.include?("__pycache__") }
+    found && format("%s (mode %04o)", found, File.stat(found).mode & 0o7777)
+  end
+
+  def open?(stat) = stat.mode.allbits?(stat.directory? ? 0o005 : 0o004)
+
+  def check_own_dags
+    own = @lab.own_dags
+    complaint = own && complaint_of_folder(own)
+    raise Lab::Invalid, "#{@lab.place('dags')}: #{own} is not allowed: #{complaint}. DAGS=#{Lab::NO_DAGS} chooses no folder" if complaint
+    return if own == @lab.own_dags_before || created.empty?
+
+    # A Docker container has the folders that it was created with. The rule is the same for all providers.
+    own, before = [own, @lab.own_dags_before].map { |folder| folder || Lab::NO_DAGS }
+    raise Lab::Invalid, "#{@lab.place('dags')}: #{own} is not allowed while machines exist that were created with DAGS=#{before}: " \
+                        "#{created.join(', ')}. Call `vagrant destroy -f` first, or keep them with DAGS=#{Shellwords.escape(before)}"
+  end
+
+  # Returns why a folder cannot be the user's own folder of DAGs, and what is allowed; nil if it can.
+  def complaint_of_folder(own)
+    return "it #{File.exist?(own) ? 'is not a folder' : 'does not exist'}; allowed: a folder" unless File.directory?(own)
+    return "it has a colon; allowed: a path without one, because Docker separates paths with colons" if own.include?(":")
+
+    dags, folder = [File.join(@lab.root, "dags"), own].map { |path| File.join(File.realpath(path), "") }
+    return "it is dags/ of this checkout, is inside it, or contains it; allowed: a separate folder" if dags.start_with?(folder) || folder.start_with?(dags)
+
+    closed = closed(own)
+    "Airflow cannot read #{closed}; call `chmod -R o+rX #{Shellwords.escape(own)}`" if closed
   end
 
   def check_room

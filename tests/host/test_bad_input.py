@@ -28,6 +28,8 @@ def elsewhere(checkout: Checkout) -> Checkout:
         ("WORKERS", "99", "1 to 4"),
         ("WORKERS", "two", "of type integer"),
         ("TIMINGS", "slow", "fast, stock"),
+        ("REVISION", "0", "1 or more"),
+        ("REVISION", "next", "of type integer"),
     ],
 )
 def test_unknown_choice_is_refused(checkout: Checkout, variable: str, value: str, allowed: str) -> None:
@@ -195,3 +197,41 @@ def test_missing_docker_engine_is_named(elsewhere: Checkout) -> None:
 def test_dag_that_airflow_cannot_read_is_named(elsewhere: Checkout) -> None:
     (elsewhere.root / "dags" / "private.py").touch(mode=0o600)
     assert "private.py (mode 0600): call `chmod -R o+rX dags lab provision`" in elsewhere.refused("up")
+
+
+@pytest.mark.parametrize(
+    ("folder", "wrong"),
+    [
+        ("missing", "missing is not allowed: it does not exist; allowed: a folder. DAGS=none chooses no folder"),
+        ("file", "file is not allowed: it is not a folder; allowed: a folder"),
+        ("a:b", "a:b is not allowed: it has a colon; allowed: a path without one"),
+        (
+            "closed",
+            "closed is not allowed: Airflow cannot read {folder}/closed (mode 0754); call `chmod -R o+rX {folder}",
+        ),
+        ("private", "private is not allowed: Airflow cannot read {folder}/private/dag.py (mode 0640); call `chmod"),
+    ],
+)
+def test_own_folder_that_airflow_cannot_use_is_named(
+    elsewhere: Checkout, tmp_path_factory: pytest.TempPathFactory, folder: str, wrong: str
+) -> None:
+    own = tmp_path_factory.mktemp("own")
+    (own / "file").touch()
+    for name, mode in (("a:b", 0o755), ("closed", 0o754), ("private", 0o755)):
+        (own / name).mkdir()
+        (own / name).chmod(mode)
+    (own / "private" / "dag.py").touch()
+    (own / "private" / "dag.py").chmod(0o640)
+    message = elsewhere.refused("up", DAGS=str(own / folder))
+    assert message.startswith(f"airflow-lab: DAGS: {own}/")
+    assert wrong.format(folder=own) in message
+
+
+@pytest.mark.parametrize("folder", ["dags", "dags/team", ".", "link"])
+def test_own_folder_that_overlaps_with_dags_is_named(elsewhere: Checkout, folder: str) -> None:
+    (elsewhere.root / "dags" / "team").mkdir()
+    (elsewhere.root / "link").symlink_to("dags")
+    elsewhere.change(lambda lab: lab.update(dags=folder))
+    message = elsewhere.refused("up")
+    assert message.startswith("airflow-lab: config/lab.json: dags: ")
+    assert "it is dags/ of this checkout, is inside it, or contains it; allowed: a separate folder" in message

@@ -16,7 +16,8 @@ from tests.support.commands import Commands, ruby
 
 SAVE = "Lab.new(ARGV[0]).save"
 PROVIDE = "lab = Lab.new(ARGV[0]); LibvirtProvider.new(lab); lab.save"
-CHOICES = ("BROKER", "PROVIDER", "WORKERS", "TIMINGS", "TIME_FACTOR")
+CHECK = "lab = Lab.new(ARGV[0]); Provider.new(lab).check(create: false); lab.save"
+CHOICES = ("BROKER", "PROVIDER", "WORKERS", "TIMINGS", "TIME_FACTOR", "REVISION", "DAGS")
 ID = "0123456789ab"
 WITHOUT = {name: value for name, value in os.environ.items() if name not in CHOICES}
 
@@ -63,6 +64,12 @@ def test_only_choices_are_remembered(checkout: Checkout) -> None:
     checkout.save(WORKERS="3")
     checkout.save(BROKER="rabbitmq")
     assert checkout.choices == {"workers": 3, "broker": "rabbitmq"}
+
+
+def test_revision_is_remembered(checkout: Checkout) -> None:
+    assert checkout.save().revision == 1
+    assert checkout.save(REVISION="2").revision == 2
+    assert checkout.save().revision == 2
 
 
 def test_edit_of_lab_json_takes_effect_at_the_next_provisioning(checkout: Checkout) -> None:
@@ -170,3 +177,80 @@ def test_machines_of_another_provider_are_destroyed_with_it(complete: Checkout, 
     assert done.returncode == 0, done.stderr
     assert not identity.exists()
     assert not (complete.root / ".lab").exists()
+
+
+# The user's own folder of DAGs
+
+
+@pytest.fixture
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of DAGs outside of the checkout."""
+    folder = tmp_path_factory.mktemp("own") / "my dags"
+    folder.mkdir()
+    return folder
+
+
+def refusal(checkout: Checkout, **environment: str) -> str:
+    """Return why `vagrant up` refuses the checkout."""
+    done = ruby(CHECK, checkout.root, library="provider", environment=WITHOUT | environment)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_own_folder_is_remembered_until_none_is_chosen(checkout: Checkout, own: Path) -> None:
+    assert not checkout.save().own_dags
+    assert checkout.save(DAGS=str(own)).own_dags
+    assert checkout.choices == {"dags": str(own)}
+    assert checkout.save(DAGS="").own_dags
+    assert not checkout.save(DAGS="none").own_dags
+    checkout.edit(dags=str(own))
+    assert not checkout.save().own_dags
+
+
+def test_relative_own_folder_starts_at_the_folder_of_the_caller(
+    checkout: Checkout, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own.parent)
+    checkout.save(DAGS="my dags")
+    assert checkout.choices == {"dags": str(own)}
+
+
+def test_relative_own_folder_in_lab_json_starts_at_the_checkout(checkout: Checkout) -> None:
+    checkout.edit(dags="mine")
+    checkout.save()
+    assert (checkout.root / ".lab" / "own-dags").read_text() == str(checkout.root / "mine")
+
+
+def test_machines_do_not_get_the_path_of_the_own_folder(checkout: Checkout, own: Path) -> None:
+    checkout.save(DAGS=str(own))
+    for path in [checkout.root / ".lab" / "lab.json", *(checkout.root / ".lab" / "machines").iterdir()]:
+        assert "own_dags" in path.read_text()
+        assert str(own) not in path.read_text()
+
+
+def test_machines_keep_the_own_folder_that_they_were_created_with(complete: Checkout, own: Path) -> None:
+    complete.edit(provider="docker")
+    complete.save(CHECK, DAGS=str(own))
+    machine(complete.root, "broker", "docker")
+    complete.save(CHECK)
+    other = own.with_name("other")
+    other.mkdir()
+    for chosen in (str(other), "none"):
+        message = refusal(complete, DAGS=chosen)
+        assert (
+            f"DAGS: {chosen} is not allowed while machines exist that were created with DAGS={own}: broker. " in message
+        )
+        assert "Call `vagrant destroy -f` first, or keep them with DAGS=" in message
+    complete.save(CHECK)
+    shutil.rmtree(complete.root / ".vagrant")
+    assert not complete.save(CHECK, DAGS="none").own_dags
+
+
+def test_machines_without_an_own_folder_do_not_get_one(complete: Checkout, own: Path) -> None:
+    complete.edit(provider="docker")
+    machine(complete.root, "broker", "docker")
+    complete.save(CHECK)
+    complete.edit(dags=str(own))
+    message = refusal(complete)
+    assert f"config/lab.json: dags: {own} is not allowed while machines exist" in message
+    assert "created with DAGS=none: broker." in message

@@ -80,7 +80,13 @@ def test_inventory_that_grows_reaches_its_new_machines(desk: Desk) -> None:
 
 
 def test_choices_of_the_callers_shell_do_not_change_an_inventory(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, value in {"BROKER": "rabbitmq", "WORKERS": "2", "TIMINGS": "stock", "TIME_FACTOR": "3"}.items():
+    for variable, value in {
+        "BROKER": "rabbitmq",
+        "WORKERS": "2",
+        "TIMINGS": "stock",
+        "TIME_FACTOR": "3",
+        "DAGS": "/",
+    }.items():
         monkeypatch.setenv(variable, value)
     assert desk.deploy(desk.inventory()) == {"data", "control", "runner1"}
     told = desk.document()["lab"]
@@ -164,6 +170,8 @@ def test_inventory_whose_state_would_mix_with_other_files_is_refused(
 def test_mistake_in_an_inventory_is_named_before_anything_is_made(desk: Desk) -> None:
     with pytest.raises(deploy.InvalidError, match=r"^.*servers.json: workers: 9 is not allowed; allowed: 1 to 2"):
         deploy.deploy(desk.checkout.root, desk.inventory(workers=9), [str(desk.ssh)], print)
+    with pytest.raises(deploy.InvalidError, match=r"servers.json: dags: /mine is not allowed; allowed: none\."):
+        deploy.deploy(desk.checkout.root, desk.inventory(dags="/mine"), [str(desk.ssh)], print)
     with pytest.raises(deploy.InvalidError, match=r"no inventory .*missing\.json"):
         deploy.deploy(desk.checkout.root, desk.root / "missing.json", [str(desk.ssh)], print)
     assert not (desk.root / "servers").exists()

@@ -21,7 +21,7 @@ def answers(topology: Topology) -> dict[str, dict[str, Any]]:
         "configs": dict(CONFIGS),
         "packages": "p",
         "secrets": {"secret_key": "s"},
-        "dags": {"ledger.py": "l"},
+        "dags": {"dags/ledger.py": "l"},
         "hosts": dict(topology.hosts),
         "unreachable": [],
         "skew": 0.1,
@@ -42,8 +42,8 @@ def test_machines_that_match_have_no_findings() -> None:
         ("configs", CONFIGS | {"airflow-rabbitmq.cfg": "b"}, "its airflow-rabbitmq.cfg differs from the others'"),
         ("packages", "q", "its Python packages differ from the others'"),
         ("secrets", {"secret_key": "t"}, "the secret secret_key differs from the others'"),
-        ("dags", {"ledger.py": "m"}, "the DAG file ledger.py differs from the others'"),
-        ("dags", {}, "the DAG file ledger.py differs from the others'"),
+        ("dags", {"dags/ledger.py": "m"}, "the DAG file dags/ledger.py differs from the others'"),
+        ("dags", {}, "the DAG file dags/ledger.py differs from the others'"),
         ("unreachable", ["broker:5432"], "does not reach broker:5432"),
         ("skew", 60.0, "its clock is 60.0 s ahead, more than Airflow allows for tokens (10 s) and logs (30 s)"),
         ("skew", -12.0, "its clock is 12.0 s behind, more than Airflow allows for tokens (10 s)"),
@@ -76,15 +76,26 @@ def test_file_that_a_machine_does_not_need_may_be_missing(key: str) -> None:
     assert [*findings(topology, given)] == []
 
 
-def test_every_configuration_of_airflow_on_a_machine_is_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    topology = SHIPPED
-    for name in ("airflow.cfg", "airflow-redis.cfg", "airflow-rabbitmq.cfg", "airflow.env"):
-        (tmp_path / name).write_text(name)
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of Airflow on a machine that reaches all others."""
     monkeypatch.setattr(examine, "HOME", tmp_path)
     monkeypatch.setattr(examine, "reaches", lambda *_: True)
-    monkeypatch.setattr(examine, "resolve", lambda name: topology.hosts[name])
-    found: dict[str, Any] = examine.examine(topology, "worker1")
+    monkeypatch.setattr(examine, "resolve", lambda name: SHIPPED.hosts[name])
+    return tmp_path
+
+
+def test_dag_files_of_both_folders_are_compared(home: Path) -> None:
+    for path in ("dags/ledger.py", "own-dags/team/mine.py", "logs/no_dag.py"):
+        (home / path).parent.mkdir(parents=True)
+        (home / path).touch()
+    found: dict[str, Any] = examine.examine(SHIPPED, "worker1")
+    assert found["dags"].keys() == {"dags/ledger.py", "own-dags/team/mine.py"}
+
+
+def test_every_configuration_of_airflow_on_a_machine_is_compared(home: Path) -> None:
+    for name in ("airflow.cfg", "airflow-redis.cfg", "airflow-rabbitmq.cfg", "airflow.env"):
+        (home / name).write_text(name)
+    found: dict[str, Any] = examine.examine(SHIPPED, "worker1")
     assert found["configs"].keys() == CONFIGS.keys()
     assert len(set(found["configs"].values())) == 3

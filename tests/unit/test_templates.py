@@ -17,7 +17,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from lab.roles import ROLES
-from lab.topology import BROKERS
+from lab.topology import BROKERS, Topology
 from provision import operations
 from provision.operations import Context
 from provision.roles.airflow import deploy as airflow
@@ -37,9 +37,9 @@ STEPS = {name: import_module(f"provision.roles.{name}.deploy") for name in ("bas
 FIRST = {role: SHIPPED.with_role(role)[0].name for role in ROLES}  # the first machine with each role
 
 
-def rendered(broker: str, name: str, patch: pytest.MonkeyPatch) -> dict[str, str]:
+def rendered(broker: str, name: str, patch: pytest.MonkeyPatch, lab: Topology = SHIPPED) -> dict[str, str]:
     """Return the files that provisioning would write on a machine, by path: pyinfra's operations are replaced."""
-    topology = replace(SHIPPED, broker=broker)
+    topology = replace(lab, broker=broker)
     context = Context(lab=topology, name=name, secrets=SECRETS)
     written: dict[str, str] = {}
     jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 # as in pyinfra
@@ -124,6 +124,38 @@ def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch
             assert option.removesuffix("_cmd") in known[section]["options"], f"[{section}] {option}"
             if option.endswith("_cmd"):
                 assert (section, option.removesuffix("_cmd")) in conf.sensitive_config_values
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_own_folder_is_a_bundle_beside_the_labs_dags(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    topology = replace(SHIPPED, own_dags=own)
+    texts = {
+        rendered("redis", machine.name, monkeypatch, topology)["/opt/airflow/airflow.cfg"]
+        for machine in topology.machines
+    }
+    assert len(texts) == 1
+    config = cfg(texts.pop())
+    option = config["dag_processor"].get("dag_bundle_config_list")
+    assert (option is not None) == own
+    monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", config["core"]["dags_folder"])
+    if option:
+        monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", option)
+    paths = {bundle.name: str(bundle.path) for bundle in DagBundlesManager().get_all_dag_bundles()}
+    assert paths == {"dags-folder": "/opt/airflow/dags"} | ({"own-dags": "/opt/airflow/own-dags"} if own else {})
+
+
+def test_another_revision_changes_only_a_comment(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (
+        rendered(broker, FIRST["worker"], monkeypatch, replace(SHIPPED, revision=revision)) for revision in (1, 2)
+    )
+    configs = {path for path in one if re.search(r"/airflow.*\.cfg$", path)}
+    assert len(configs) == 3
+    assert {path for path in one if one[path] != other[path]} == configs
+    for path in configs:
+        assert cfg(one[path]) == cfg(other[path])
 
 
 def test_settings_fit_each_other(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
