@@ -1,12 +1,18 @@
-"""Tasks that record their start, every second, and their end in a table. It shows tasks lost or executed twice."""
+"""Tasks that record their start, every second, and their end in a table. It shows tasks lost or executed twice.
+
+There are three DAGs: the tasks of `ledger` run in parallel, those of `ledger_chain` one after the other, and those of
+`ledger_deferrable` wait in the triggerer.
+"""
 
 import socket
 import time
 import uuid
+from datetime import timedelta
 
 import tenacity
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import BaseHook, Param, dag, task
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import BaseHook, BaseOperator, Context, Param, chain, dag, task
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS attempts (
@@ -47,7 +53,7 @@ class Ledger:
         self.connection = None
 
     def begin(self, *values: object) -> int:
-        """Record the start of an attempt, given its run, map index and number, and return the id of its row."""
+        """Record the start of an attempt, given its run, task and number, and return the id of its row."""
         return self.write(BEGIN, str(uuid.uuid4()), *values, socket.gethostname())
 
     @tenacity.retry(stop=tenacity.stop_after_delay(120), wait=tenacity.wait_fixed(1))
@@ -62,6 +68,42 @@ class Ledger:
         except Exception:
             self.connection = None
             raise
+
+
+class Defer(BaseOperator):
+    """Records its start, waits for some seconds in the triggerer, and records its end when a worker resumes it.
+
+    Each execution from the start makes a row. Airflow keeps the id of the row with the deferred task, so resuming ends
+    the row of the execution that was deferred; resuming it again changes nothing.
+    """
+
+    def __init__(self, *, seconds: int, **options: object) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+
+    def execute(self, context: Context) -> None:
+        ti = context["ti"]
+        entry = Ledger().begin(context["run_id"], ti.map_index, ti.try_number)
+        # The trigger keeps the time at which it ends: a triggerer that takes it over does not wait from the start.
+        trigger = TimeDeltaTrigger(timedelta(seconds=self.seconds))
+        self.defer(trigger=trigger, method_name="resume", kwargs={"entry": entry})
+
+    def resume(self, context: Context, entry: int, event: object) -> None:
+        Ledger().write(END, entry)
+
+
+def create_table() -> None:
+    PostgresHook("lab_database").run(["SELECT pg_advisory_xact_lock(4)", *SCHEMA])
+
+
+def record(seconds: int, *values: object) -> None:
+    """Record the start of an attempt, each of its seconds and its end, given the values of `Ledger.begin`."""
+    entries = Ledger()
+    entry = entries.begin(*values)
+    for _ in range(seconds):
+        time.sleep(1)
+        entries.write(SEEN, entry)
+    entries.write(END, entry)
 
 
 def number(default: int, description: str) -> Param:
@@ -82,19 +124,46 @@ def ledger():
     def plan(params: dict | None = None) -> list[int]:
         """Create the table and return the seconds of each task, the long one first."""
         assert params is not None
-        PostgresHook("lab_database").run(["SELECT pg_advisory_xact_lock(4)", *SCHEMA])
+        create_table()
         return [params["long"]] * bool(params["long"]) + [params["seconds"]] * params["tasks"]
 
     @task
     def work(seconds: int, run_id: str | None = None, ti=None) -> None:
-        entries = Ledger()
-        entry = entries.begin(run_id, ti.map_index, ti.try_number)
-        for _ in range(seconds):
-            time.sleep(1)
-            entries.write(SEEN, entry)
-        entries.write(END, entry)
+        record(seconds, run_id, ti.map_index, ti.try_number)
 
     work.expand(seconds=plan())
 
 
+@dag(tags=["lab"], params={"seconds": number(1, "How long each task takes")})
+def ledger_chain():
+    """Runs twenty tasks, `work_0` to `work_19`, one after the other."""
+
+    @task
+    def work(index: int, params: dict | None = None, run_id: str | None = None, ti=None) -> None:
+        assert params is not None
+        record(params["seconds"], run_id, index, ti.try_number)
+
+    chain(task(create_table)(), *(work.override(task_id=f"work_{index}")(index) for index in range(20)))
+
+
+@dag(
+    tags=["lab"],
+    max_active_tasks=128,
+    params={"tasks": number(20, "How many tasks"), "seconds": number(10, "How long each of them is deferred")},
+)
+def ledger_deferrable():
+    """Runs tasks that defer themselves: while they wait, the triggerer has them, and they use no slot of a worker."""
+
+    @task
+    def plan(params: dict | None = None) -> list[int]:
+        """Create the table and return the seconds of each task."""
+        assert params is not None
+        create_table()
+        return [params["seconds"]] * params["tasks"]
+
+    Defer.partial(task_id="work").expand(seconds=plan())
+
+
 ledger()
+ledger_chain()
+ledger_deferrable()
