@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shlex
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Column, Table
+from rich.table import Table
 
 from lab import deploy as deploy_
 from lab import doctor as doctor_
-from lab import drills, faults, report
+from lab import drill_commands, faults
 from lab import status as status_
 from lab.checkout import Lab, NoLabError, find_root
 from lab.machines import UnsupportedError
-from lab.topology import BROKERS
+from lab.terminal import BAD, GOOD, console, fail, this_lab
+from lab.topology import ALL
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False)
 MANIFEST = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.manifest"
-GOOD, BAD = "[green]✓[/]", "[red]✗[/]"
-
-
-def fail(text: str) -> typer.Exit:
-    """Print an error, and return the exception that ends the command with code 2."""
-    print(f"lab: {text}", file=sys.stderr)
-    return typer.Exit(2)
-
-
-def this_lab() -> Lab:
-    """Return the lab of the checkout that the command is called in."""
-    try:
-        return Lab.find(Path.cwd())
-    except NoLabError as error:
-        raise fail(str(error)) from error
 
 
 @app.command()
@@ -129,8 +111,8 @@ def fault(
     names = [machine.name for machine in lab.topology.machines]
     if what not in faults.FAULTS:
         raise fail(f"no fault {what!r}: {', '.join(faults.FAULTS)}")
-    if machine not in names and not (machine == faults.ALL and what in ("halt", "crash")):
-        raise fail(f"no machine {machine!r}: {', '.join(names)}; halt and crash also take {faults.ALL}")
+    if machine not in names and not (machine == ALL and what in ("halt", "crash")):
+        raise fail(f"no machine {machine!r}: {', '.join(names)}; halt and crash also take {ALL}")
     chosen = faults.FAULTS[what]
     if lab.topology.provider == "docker" and chosen.not_on_docker:
         raise fail(f"no {what} on docker: {chosen.not_on_docker}. Virtual machines have it: PROVIDER=libvirt make up")
@@ -207,80 +189,8 @@ def deploy(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command()
-def drill(
-    names: Annotated[list[str] | None, typer.Argument(help="Drills, or all; without a name they are listed.")] = None,
-    broker: Annotated[str, typer.Option(help="Move the lab to this broker first: redis, rabbitmq, both.")] = "",
-    soak: Annotated[int, typer.Option(help="Run this many drills, drawn at random from those named, or from all.")] = 0,
-) -> None:
-    """Run drills: a workload, a fault, recovery, a judgement, and a page with a picture in .lab/reports."""
-    if not names and not soak:
-        listing = Table("drill", "what happens", box=None, pad_edge=False)
-        for name, one in drills.DRILLS.items():
-            listing.add_row(name, one.title)
-        console.print(listing)
-        raise typer.Exit
-    if unknown := sorted(set(names or []) - set(drills.DRILLS) - {"all"}):
-        raise fail(f"no drill {', '.join(unknown)}: {', '.join(drills.DRILLS)}, or all")
-    if broker not in ("", "both", *BROKERS):
-        raise fail(f"no broker {broker!r}: {', '.join(BROKERS)}, both")
-    lab = this_lab()
-    chosen = names if names and "all" not in names else list(drills.DRILLS)
-    if soak:
-        chosen = random.choices(chosen, k=soak)  # noqa: S311
-    current = lab.topology.broker
-    order = {"": [current], "both": sorted(BROKERS, key=lambda name: name != current)}.get(broker, [broker])
-    records = []
-    try:
-        for on in order:
-            if lab.topology.broker != on:
-                console.print(f"moving to {on}")
-                lab.machines.provision(BROKER=on)
-            for name in chosen:
-                records.append(_run(name, lab))
-        if lab.topology.broker != current and broker == "both":
-            console.print(f"moving back to {current}")
-            lab.machines.provision(BROKER=current)
-    finally:
-        if records:
-            console.print(_table(records))
-    raise typer.Exit(0 if all(record.passed for record in records) else 1)
-
-
-def _run(name: str, lab: Lab) -> drills.Record:
-    console.rule(f"{name}: {drills.DRILLS[name].title}", align="left")
-    start = time.monotonic()
-    try:
-        record = drills.run(name, lab, lambda text: console.print(f"{time.monotonic() - start:5.0f} s  {text}"))
-    except (AssertionError, httpx.HTTPError) as error:
-        raise fail(f"{name} did not start or did not end: {error}. Next: lab status, lab heal") from error
-    page = report.write(record, lab.state("reports"))
-    console.print(f"{GOOD if record.passed else BAD} {page.relative_to(lab.root)}", soft_wrap=True)
-    return record
-
-
-def _table(records: list[drills.Record]) -> Table:
-    rest = ("broker", "", "seconds", "lost", "duplicated", "twice", "overlap", "failed")
-    table = Table(Column("drill", no_wrap=True), *rest, box=None, pad_edge=False)
-    table.caption_justify = "left"
-    table.caption = (
-        "seconds until the interrupted tasks ran again; tasks lost, committed more than once, executed twice; "
-        "seconds that two attempts of a task overlapped; failed requests"
-    )
-    for record in records:
-        judgement = record.judgement
-        table.add_row(
-            record.name,
-            record.broker,
-            GOOD if record.passed else BAD,
-            "-" if record.recovery is None else f"{record.recovery:.1f}",
-            str(len(judgement.lost)),
-            str(len(judgement.duplicated)),
-            str(len(judgement.executed_twice)),
-            f"{max(judgement.overlaps.values(), default=0):.1f}",
-            f"{record.failed_requests}/{len(record.requests)}",
-        )
-    return table
+for command in drill_commands.COMMANDS:
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -41,8 +41,13 @@ class Airflow:
 
     def trigger(self, dag_id: str, **conf: Any) -> str:
         """Unpause a DAG, trigger it with `conf` and return the id of the run."""
+        return self.start(dag_id, conf)
+
+    def start(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None) -> str:
+        """As `trigger`, with an id that the caller chooses: it can look for the run if no answer comes."""
         self.unpause(dag_id)
-        answer = self.http.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf})
+        run = {"logical_date": None, "conf": dict(conf)} | ({"dag_run_id": run_id} if run_id else {})
+        answer = self.http.post(f"/api/v2/dags/{dag_id}/dagRuns", json=run)
         return answer.raise_for_status().json()["dag_run_id"]
 
     def wait(self, dag_id: str, run_id: str, within: float) -> dict[str, Any]:

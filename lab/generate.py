@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lab.coverage import verdicts
 from lab.drills import DRILLS
 from lab.faults import FAULTS
 from lab.topology import BROKERS, Topology
@@ -71,16 +72,16 @@ def recorded(reports: Path) -> tuple[dict[tuple[str, str], str], str]:
 
     A result is how many of the runs passed, and the median of their recovery times.
     """
-    records = [json.loads(path.read_text()) for path in sorted(reports.glob("*.json"))]
+    records = [verdict for verdict in verdicts(reports) if verdict["name"] in DRILLS]
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in records:
         runs.setdefault((record["name"], record["broker"]), []).append(record)
     results = {}
     for key, found in runs.items():
         results[key] = f"{sum(run['passed'] for run in found)} of {len(found)}"
-        seconds = [run["recovery_seconds"] for run in found if run["recovery_seconds"] is not None]
+        seconds = [run["recovery"] for run in found if run["recovery"] is not None]
         results[key] += f", {statistics.median(seconds):.0f} s" if seconds else ""
-    days = sorted({record["began"][:10] for record in records})
+    days = sorted({record["started"][:10] for record in records})
     return results, f"{len(records)} runs{f', recorded from {days[0]} to {days[-1]}' if days else ''}."
 
 

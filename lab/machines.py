@@ -119,6 +119,11 @@ class Machines:
     def provision(self, **environment: str) -> None:
         self.vagrant(**environment).provision()
 
+    def reload(self, name: str) -> None:
+        """Shut a machine down, bring it up again and provision."""
+        self._disconnect(name)
+        self.vagrant().reload(vm_name=name)
+
     def start_provision(self, **environment: str) -> subprocess.Popen[str]:
         """Start provisioning, and return the running command with its output in a pipe."""
         command = ["vagrant", "provision"]

@@ -136,6 +136,7 @@ END
 
 
 @pytest.mark.destructive
+@pytest.mark.drawn
 def test_worker_that_takes_no_tasks_is_restarted(
     broker: str, airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:

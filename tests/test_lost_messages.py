@@ -73,6 +73,7 @@ def _named(machines: Machines) -> None:
     assert "1 queued tasks have no message that a queue or a living worker holds" in problems, problems
 
 
+@pytest.mark.drawn
 @pytest.mark.one_broker
 def test_no_message_is_lost_while_nothing_fails(broker: str, airflow: Airflow) -> None:
     """Workers that renew the leases of long tasks receive the messages of short ones."""

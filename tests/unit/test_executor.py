@@ -17,6 +17,8 @@ from lab_executor import LabExecutor
 from sqlalchemy import Engine, create_engine, insert, select
 from sqlalchemy.orm import Session
 
+from lab import evidence
+
 ME, OTHER = 1, 2  # scheduler jobs
 
 
@@ -178,11 +180,27 @@ def test_unavailable_broker_costs_one_timeout_and_not_one_per_task(
 
     def send(one: Any) -> Any:
         tried.append(one)
-        return one, None, ExceptionWithTraceback(TimeoutError(), "") if len(tried) > 1 else object()
+        sent = SimpleNamespace(task_id="celery-1")
+        return one, None, ExceptionWithTraceback(TimeoutError(), "") if len(tried) > 1 else sent
 
     monkeypatch.setattr(lab_executor, "send_workload_to_executor", send)
     assert len(executor._send_workloads_to_celery(["a", "b", "c", "d"])) == 2
     assert tried == ["a", "b"]
+
+
+def test_message_that_is_sent_is_logged_as_drills_read_it(
+    executor: LabExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    celery_id, logged = "ba93e4e8-6fa1-4235-baf9-62cc786e015e", []
+    key = TaskInstanceKey("ledger", "work", "drill-1", 2, 31)
+    result = SimpleNamespace(task_id=celery_id)
+    monkeypatch.setattr(lab_executor, "send_workload_to_executor", lambda one: (key, None, result))
+    monkeypatch.setattr(LabExecutor, "log", SimpleNamespace(info=lambda text, *words: logged.append(text % words)))
+    executor._send_workloads_to_celery(["a"])
+    (line,) = [evidence.SENT.search(text) for text in logged]
+    assert line
+    assert line[1] == celery_id
+    assert evidence._key(line[2]) == {"run": "drill-1", "task": "work[31]", "number": 2}
 
 
 @pytest.mark.parametrize(

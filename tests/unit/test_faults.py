@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from lab.drills import DRILLS
-from lab.faults import ALL, FAULTS, UnknownError, endpoints
+from lab.faults import FAULTS, UnknownError, endpoints
+from lab.topology import ALL
 from tests.support.shipped import SHIPPED
 
 
@@ -48,7 +49,7 @@ def test_unknown_peer_is_named_with_those_that_exist() -> None:
 def test_drill_affects_existing_machines_and_services(name: str) -> None:
     drill = DRILLS[name]
     victims = drill.victims(SHIPPED)
-    assert victims == [ALL] or set(victims) <= {machine.name for machine in SHIPPED.machines}
+    assert victims == (ALL,) or set(victims) <= {machine.name for machine in SHIPPED.machines}
     assert bool(drill.target) == bool(FAULTS[drill.fault].takes)
     if FAULTS[drill.fault].takes == "service":
         assert all(drill.target in SHIPPED.services(victim) for victim in victims)

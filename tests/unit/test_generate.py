@@ -44,8 +44,10 @@ def test_new_drill_has_not_been_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_of_drills_is_made_from_the_records(tmp_path: Path) -> None:
     for number, (passed, seconds) in enumerate([(True, 20.0), (True, 24.0), (False, None)]):
-        record = {"name": "worker-crash", "broker": "redis", "passed": passed, "recovery_seconds": seconds}
-        (tmp_path / f"{number}.json").write_text(json.dumps(record | {"began": f"2026-11-2{number}T10:00:00+00:00"}))
+        record = {"name": "worker-crash", "broker": "redis", "passed": passed, "recovery": seconds}
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "verdict.json").write_text(json.dumps(record | {"started": f"2026-11-2{number}T10:00:00+00:00"}))
     table = drills(*recorded(tmp_path))
     assert "| `worker-crash` | a worker loses power | 2 of 3, 22 s | not run |" in table
     assert table.endswith("\n3 runs, recorded from 2026-11-20 to 2026-11-22.\n")

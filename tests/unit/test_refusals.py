@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lab import cli
+from lab import cli, drill_commands
 from lab.checkout import Lab
 from tests.support import ROOT
 
@@ -27,6 +27,16 @@ from tests.support import ROOT
         ("restore before", "no snapshots on docker: a container has no own disk"),
         ("drill moonquake", "no drill moonquake: worker-halt,"),
         ("drill worker-crash --broker kafka", "no broker 'kafka': redis, rabbitmq, both"),
+        ("drill --soak 2d", "--soak: '2d' is not a length of time or a number of schedules; allowed: 2h,"),
+        ("drill --schedule nowhere.json", "nowhere.json: No such file or directory"),
+        ("drill --shrink nowhere.json", "nowhere.json: No such file or directory"),
+        ("drill worker-crash --soak 10", "choose one: names of drills, --schedule, --shrink or --soak"),
+        ("drill --soak 10 --dag mine", "--dag goes with a drill or --seed"),
+        ("drill --dag mine", "the DAG mine needs a drill or a seed: lab drill worker-crash --dag mine"),
+        ("drill moonquake --dag mine", "no drill 'moonquake': worker-halt,"),
+        ("drill worker-crash --dag mine --conf rows=3", "--conf 'rows=3' is not JSON"),
+        ("drill worker-crash --dag mine --conf [3]", "--conf '[3]' is not a JSON object"),
+        ("judge nowhere", "history.jsonl: No such file or directory. The folders of drills are in .lab/reports/"),
     ],
 )
 def test_refusal_names_the_reason_or_what_is_allowed(
@@ -34,7 +44,8 @@ def test_refusal_names_the_reason_or_what_is_allowed(
 ) -> None:
     (tmp_path / ".lab").mkdir()
     shutil.copy(ROOT / "tests" / "support" / "lab.json", tmp_path / ".lab")
-    monkeypatch.setattr(cli, "this_lab", lambda: Lab(tmp_path))
+    for module in (cli, drill_commands):
+        monkeypatch.setattr(module, "this_lab", lambda: Lab(tmp_path))
     done = CliRunner().invoke(cli.app, words.split())
     assert done.exit_code == 2
     assert message in done.stderr

@@ -71,13 +71,16 @@ class LabExecutor(CeleryExecutor):
     def _send_workloads_to_celery(self, workload_tuples_to_send: Sequence[Any]) -> list[Any]:
         """Send workloads until one fails: an unavailable broker delays the loop by one `operation_timeout` in total.
 
-        Workloads that are not sent stay queued in the executor. The next loop sends them.
+        Workloads that are not sent stay queued in the executor. The next loop sends them. The log has a line for each
+        message: drills read there when a task was sent.
         """
         results = []
         for one in workload_tuples_to_send:
             results.append(send_workload_to_executor(one))
-            if isinstance(results[-1][2], ExceptionWithTraceback):
+            key, _, result = results[-1]
+            if isinstance(result, ExceptionWithTraceback):
                 break
+            self.log.info("sent %s: %r", result.task_id, key)
         return results
 
     def fail(self, key: Any, info: Any = None) -> None:
