@@ -26,6 +26,7 @@ from lab.topology import ALL
 
 Say = Callable[[str], None]
 MOMENT = 120  # seconds within which the moment of an event comes
+UNDO = 120  # seconds within which an event is undone
 GIVE_UP = 300  # seconds after the last event in which work must end; then it is stuck
 
 
@@ -153,7 +154,7 @@ class Execution:
     lasting: dict[int, Event] = field(default_factory=dict)  # events that have begun and were not undone
     broken_changes: list[str] = field(default_factory=list)
     give_up: float = GIVE_UP  # seconds after the last event, without the lab's factor
-    vagrant: threading.Lock = field(default_factory=threading.Lock)  # Vagrant locks a machine while it works on it
+    changing: threading.Lock = field(default_factory=threading.Lock)  # one change at a time: Vagrant locks machines
 
     def trigger(self) -> None:
         """Trigger the work, each at its time. A run has a name of its own, to be found if no answer comes."""
@@ -198,7 +199,7 @@ class Execution:
             self.note(number, event, "begin")
             if event.what in CHANGES:
                 self.begin(number, event)
-                with self.vagrant:
+                with self.changing:
                     text = self.inject(event)
             else:
                 text = self.inject(event)
@@ -274,12 +275,16 @@ class Execution:
     def undo(self, event: Event) -> list[str]:
         lab, undo = self.lab, schedule.ACTIONS[event.what].undo
         names = [machine.name for machine in lab.topology.machines] if ALL in event.machines else event.machines
-        if undo not in (faults.bring_up, leave):
-            return undo(lab, names)  # without waiting for Vagrant, which may wait for this
         if undo is leave:
             evidence.journals(lab, self.history, names)  # they go with the machine
-        with self.vagrant:
-            return undo(lab, names)
+
+        def undone() -> list[str]:
+            try:
+                return undo(lab, names)
+            except subprocess.CalledProcessError as error:  # another Vagrant works on the machine, and ends
+                raise AssertionError(str(error)) from error
+
+        return lab.eventually(undone, within=UNDO, every=5)
 
     def wait_for_end(self) -> None:
         """Wait until all work has ended, as far as Airflow can be asked; AssertionError after `give_up` seconds."""

@@ -185,12 +185,12 @@ def test_busiest_worker_is_named_in_the_history(lab: Any, monkeypatch: pytest.Mo
     assert of_kind(lines, "event")[0]["machines"] == ["worker2"]
 
 
-def test_undo_that_vagrant_may_wait_for_does_not_wait_for_vagrant(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undo_does_not_wait_for_a_change_which_may_wait_for_it(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is frozen while `vagrant provision` works on it is thawed."""
     running = execution.Execution(KILL, lab, None, print, None)  # type: ignore[arg-type]
     undone: list[str] = []
     replaced(monkeypatch, "freeze", undo=lambda lab, names: undone.extend(names))
-    with running.vagrant:
+    with running.changing:
         running.undo(Event("freeze", ("master1",)))
     assert undone == ["master1"]
 
@@ -216,3 +216,18 @@ def test_lab_that_is_kept_is_not_healed(lab: Any, monkeypatch: pytest.MonkeyPatc
 def test_event_whose_undo_fails_ends_when_the_lab_is_healed(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(monkeypatch, "kill", undo=cannot(AssertionError("no answer")))
     assert phases(run(lab)) == ["begin", "begun", "undo", "failed", "end"]
+
+
+def test_undo_is_tried_again_while_another_vagrant_works_on_the_machine(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([subprocess.CalledProcessError(1, ["vagrant", "up", "worker1"]), ["worker1 up"]])
+
+    def undo(*_: Any) -> Any:
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    replaced(monkeypatch, "kill", undo=undo)
+    (end,) = [line for line in of_kind(run(lab), "event") if line["phase"] == "end"]
+    assert end["note"] == "worker1 up"
