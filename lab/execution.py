@@ -26,6 +26,7 @@ from lab.topology import ALL
 
 Say = Callable[[str], None]
 MOMENT = 120  # seconds within which the moment of an event comes
+ANSWER = 10  # seconds that a request may take; the first one to an api-server that has just started took 6.6
 UNDO = 120  # seconds within which an event is undone
 GIVE_UP = 300  # seconds after the last event in which work must end; then it is stuck
 
@@ -321,7 +322,7 @@ def run(chosen: Schedule, lab: Lab, say: Say, keep: bool = False, own: Own | Non
     execution = Execution(chosen, lab, history, say, progress, begun=[threading.Event() for _ in chosen.events])
     if own:
         own.before(execution)
-    with ClientTraffic(lab.airflow, history, lab.seconds(5)).running(), progress.watching():
+    with ClientTraffic(lab.airflow, history, lab.seconds(ANSWER)).running(), progress.watching():
         trigger = threading.Thread(target=execution.trigger, daemon=True)
         events = [
             threading.Thread(target=execution.perform, args=[number], daemon=True)
