@@ -33,6 +33,7 @@ def test_provisioning_again_changes_and_restarts_nothing(any_machine: Guest) -> 
 
 
 @pytest.mark.destructive
+@pytest.mark.drawn
 def test_changed_setting_fails_no_request_and_interrupts_no_task(
     airflow: Airflow, machines: Machines, topology: Topology
 ) -> None:
