@@ -83,6 +83,8 @@ def judge(folder: Annotated[Path, typer.Argument(help="A folder of .lab/reports,
         raise fail(str(error)) from error
     verdict = _verdict(lines)
     _say(verdict)
+    counts = f"{verdict.tasks} tasks, {verdict.attempts} attempts, {verdict.requests} requests"
+    console.print(f"{MARKS[verdict.outcome]} {verdict.outcome}: {counts}")
     raise typer.Exit(CODES[verdict.outcome])
 
 

@@ -152,7 +152,8 @@ def judge_task(case: Case, key: tuple[str, str], tries: Sequence[Line], verdict:
         broken(
             "failed" if final["state"] in ("failed", "upstream_failed") else "stuck", f"Airflow says {final['state']}"
         )
-    ended = [one for one in attempts if one["ended"] is not None]
+    # By number: an attempt that was given up may end after the one that replaced it.
+    ended = sorted((one for one in attempts if one["ended"] is not None), key=lambda one: one["number"])
     for one in ended[:-1]:
         why = unavoidable(case, key, one)
         repeat(
@@ -183,8 +184,10 @@ def repeat(verdict: Verdict, rule: str, what: str, key: tuple[str, str], why: st
 def silenced(case: Case, key: tuple[str, str], attempt: Line) -> str:
     """Return the event because of which nobody could tell whether an attempt goes on; empty if there is none."""
     hosts = case.hosts(key, attempt["number"])
+    known = [one["started"] for one in case.tries[key] if one["number"] == attempt["number"] and one["started"]]
+    start = min([*known, attempt["started"]])  # Airflow starts a task before the task records it
     for event in case.events:
-        if event.what not in SILENCES or not overlaps(case.lasted(event), attempt["started"], last(attempt)):
+        if event.what not in SILENCES or not overlaps(case.lasted(event), start, last(attempt)):
             continue
         alone = event.what == "freeze" or event.cuts(case.roles) & set(PATH)
         if hosts & {*event.machines} and alone:

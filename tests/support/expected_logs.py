@@ -102,5 +102,18 @@ CAUSES = (
         "it was told to stop, while it read a DAG file",
         (Expected("airflow-dag-processor", "SystemExit: #"),),
     ),
+    Cause(
+        "a worker freezes, or is shut down, while it starts a task or is watched",
+        # worker-freeze and worker-halt.
+        (DRILL, "test_drills.py::test_random_schedule"),
+        "Airflow has given the task to another worker by then; systemd starts the watch again",
+        (
+            # It was frozen for longer than importing a DAG may take.
+            Expected("task", "AirflowTaskTimeout: DagBag import timeout for /opt/airflow/dags/ledger.py after #s."),
+            # The task was stopped before Airflow had made its operator.
+            Expected("task", "AttributeError: 'DecoratedMappedOperator' object has no attribute 'on_kill'"),
+            Expected("airflow-worker-watch", "subprocess.CalledProcessError: Command '['systemctl', 'show', "),
+        ),
+    ),
 )
 EXPECTED = tuple(line for cause in CAUSES for line in cause.lines)

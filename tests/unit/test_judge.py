@@ -238,3 +238,17 @@ def test_request_may_fail_only_while_something_is_struck_that_it_needs(
     failed = [histories.request(second, "502") for second in (12, 13)]
     found = verdict(failed, events=event(0, what, machines, 10, 30, target=target))
     assert (("outage", "") not in rules(found)) == explained
+
+
+def test_worker_that_was_cut_off_may_end_its_task_after_another_worker() -> None:
+    """Airflow has given the first attempt up; the worker goes on with it when it is connected again."""
+    first, second = attempt("worker2", 80, 81, number=1, committed=False), attempt("worker1", 56, 57, number=2)
+    silence = event(0, "partition", ["worker2"], 37, 70, target="load_balancer")
+    cut_off = task(0, second, first)
+    for line in cut_off:
+        if line["kind"] == "try" and line["number"] == 1:
+            line["started"] = 34
+    assert verdict(cut_off, events=silence).unavoidable
+    assert "executed twice" not in [rule for rule, _ in rules(verdict(cut_off, events=silence))]
+    other = event(0, "partition", ["worker1"], 37, 70, target="load_balancer")
+    assert ("executed twice", "work[0]") in rules(verdict(cut_off, events=other))
