@@ -93,7 +93,8 @@ def spare(topology: Topology, dice: Dice) -> Event:
     """Draw a worker that joins and leaves: the first that config/lab.json has and the lab does not use."""
     used = {machine.name for machine in topology.machines}
     free = [name for name in topology.hosts if name not in used]
-    return Event("join", (free[0],), hold=dice.choice(HOLDS)) if free else roll(topology, dice)
+    hold = dice.choice(HOLDS[2:])  # it has to receive work before it leaves
+    return Event("join", (free[0],), hold=hold) if free else roll(topology, dice)
 
 
 def roll(topology: Topology, dice: Dice) -> Event:
