@@ -121,6 +121,13 @@ def at(event: Event, moment: str, delay: float) -> Event:
     return Event(event.what, event.machines, event.target, moment, event.count, round(delay, 1), event.hold)
 
 
+def fits(event: Event, before: Sequence[Event], kind: str) -> bool:
+    """Return whether an event can follow others, and can catch a task of that kind of work."""
+    taken = {name for one in before for name in one.machines}
+    repeated = event.what in ("move", "roll") and event.what in [one.what for one in before]
+    return not (taken & {*event.machines} or repeated or (event.target == "triggerer" and "deferrable" not in kind))
+
+
 def draw(seed: int, topology: Topology, faults: int = 1, broker: str = "", works: Sequence[Work] = ()) -> Schedule:
     """Draw a schedule with `faults` events, on a drawn broker or the given one, and on given work, if there is any.
 
@@ -129,15 +136,13 @@ def draw(seed: int, topology: Topology, faults: int = 1, broker: str = "", works
     dice = random.Random(seed)  # noqa: S311
     kind = dice.choice([*WORKS])
     drawn, on = WORKS[kind](dice), dice.choice(BROKERS)
-    first = at(strike(topology, dice), "start", dice.uniform(0, SPAN))
-    events = [first]
+    events: list[Event] = []
     while len(events) < faults:
-        second, before = strike(topology, dice), events[-1]
-        delay = dice.uniform(0, (before.hold or 0) + RECOVERY)
-        taken = {name for event in events for name in event.machines}
-        if taken & {*second.machines} or before.what == second.what in ("move", "roll"):
+        event = strike(topology, dice)
+        if not fits(event, events, kind):
             continue
-        events.append(at(second, "event", delay))
+        delay = dice.uniform(0, (events[-1].hold or 0) + RECOVERY if events else SPAN)
+        events.append(at(event, "event" if events else "start", delay))
     title = f"{kind}; {', then '.join(map(str, events))}"
     return Schedule(f"seed-{seed}", title, broker or on, tuple(works or drawn), tuple(events), seed)
 

@@ -135,3 +135,10 @@ def test_coverage_counts_caught_tasks_by_fault_broker_and_phase(tmp_path: Path) 
     ]
     assert ("redis", "running") not in untried(cells)
     assert ("rabbitmq", "running") in untried(cells)
+
+
+def test_triggerer_is_struck_only_while_tasks_are_deferred() -> None:
+    drawn = [draw.draw(seed, SHIPPED, 2) for seed in SEEDS]
+    struck = [one for one in drawn if any(event.target == "triggerer" for event in one.events)]
+    assert struck
+    assert {work.dag for one in struck for work in one.works} == {"ledger_deferrable"}
