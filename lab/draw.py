@@ -55,10 +55,6 @@ WORKS: Mapping[str, Callable[[Dice], list[Work]]] = {
 }
 
 
-def any_of(topology: Topology, role: str, dice: Dice) -> str:
-    return dice.choice([machine.name for machine in topology.with_role(role)])
-
-
 def any_machine(topology: Topology, dice: Dice) -> str:
     return dice.choice([machine.name for machine in topology.machines])
 

@@ -8,6 +8,7 @@ from lab.schedule import BUSIEST, Event, Schedule, Work
 from lab.topology import ALL, Topology
 
 WORK = Work("ledger", {"tasks": 32, "seconds": 6})  # two waves over the sixteen slots of two workers
+WORKS = 4  # seconds until a user's task has begun to write
 STARTS = 2  # seconds until a task that Airflow calls running is at work
 AT_WORK = 4  # tasks that each worker runs before the fault of a named drill begins
 
@@ -45,7 +46,7 @@ class Drill:
         drawn = self.schedule(name, topology)
         (event,) = drawn.events
         machines = (BUSIEST,) if self.role == "worker" else event.machines
-        return replace(drawn, works=(dag,), events=(replace(event, machines=machines, count=1),))
+        return replace(drawn, works=(dag,), events=(replace(event, machines=machines, count=1, delay=WORKS),))
 
 
 DRILLS = {

@@ -42,18 +42,35 @@ class Own(Protocol):
     def after(self, execution: Execution) -> None: ...
 
 
-class ClientTraffic(threading.Thread):
+class Background(threading.Thread):
+    """Works until the block that it accompanies has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+
+    @contextmanager
+    def working(self, within: float | None = None) -> Iterator[None]:
+        """Work during a block; at its end, wait at most `within` seconds for the thread."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.done.set()
+            self.join(within)
+
+
+class ClientTraffic(Background):
     """Requests pages through nginx five times a second, as a user would, until it is told to stop."""
 
     PATHS = ("/api/v2/monitor/health", "/api/v2/dags?limit=5")
 
     def __init__(self, airflow: Airflow, history: History, timeout: float) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.http = httpx.Client(
             base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=timeout, trust_env=False
         )
         self.history = history
-        self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.2):
@@ -68,17 +85,8 @@ class ClientTraffic(threading.Thread):
                 took = round(self.history.now() - at, 3)
                 self.history.write("request", at=at, phase="fail" if error else "ok", took=took, error=error)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        self.start()
-        try:
-            yield
-        finally:
-            self.done.set()
-            self.join()
 
-
-class Progress(threading.Thread):
+class Progress(Background):
     """Asks Airflow's database twice a second how far the runs of the drill are."""
 
     RUNS = "SELECT run_id, state FROM dag_run WHERE run_id = ANY(%s)"
@@ -88,14 +96,13 @@ class Progress(threading.Thread):
     """
 
     def __init__(self, lab: Lab, history: History, say: Say) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.lab, self.history, self.say = lab, history, say
         self.accepted: list[str] = []  # runs that Airflow has accepted
         self.maybe: list[str] = []  # runs that Airflow may have accepted: no answer came
         self.states: Counter[str] = Counter()
         self.running: Counter[str] = Counter()  # tasks by machine
         self.runs: dict[str, str] = {}
-        self.done = threading.Event()
         self.asked_at = 0.0
 
     def run(self) -> None:
@@ -128,15 +135,6 @@ class Progress(threading.Thread):
         """Return the runs that have not ended, as far as is known."""
         expected = [*self.accepted, *(run for run in self.maybe if run in self.runs)]
         return [run for run in expected if self.runs.get(run) not in TERMINAL]
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        self.start()
-        try:
-            yield
-        finally:
-            self.done.set()
-            self.join(self.lab.seconds(10))
 
 
 @dataclass
@@ -322,7 +320,8 @@ def run(chosen: Schedule, lab: Lab, say: Say, keep: bool = False, own: Own | Non
     execution = Execution(chosen, lab, history, say, progress, begun=[threading.Event() for _ in chosen.events])
     if own:
         own.before(execution)
-    with ClientTraffic(lab.airflow, history, lab.seconds(ANSWER)).running(), progress.watching():
+    traffic = ClientTraffic(lab.airflow, history, lab.seconds(ANSWER))
+    with traffic.working(), progress.working(within=lab.seconds(10)):
         trigger = threading.Thread(target=execution.trigger, daemon=True)
         events = [
             threading.Thread(target=execution.perform, args=[number], daemon=True)

@@ -186,7 +186,7 @@ def query(lab: Lab, connection: str, sql: str, run: str) -> list[list[Any]]:
 def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("check", path)
     if not spec or not spec.loader or not path.exists():
-        raise OwnError(f"{path}: there is no such Python file")
+        raise OwnError(f"{path}: the file does not exist")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "check"):

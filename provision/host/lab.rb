@@ -16,7 +16,7 @@ class Lab
     "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings", "TIME_FACTOR" => "time_factor",
     "REVISION" => "revision", "DAGS" => "dags"
   }.freeze
-  NO_DAGS = "none".freeze # DAGS=none: an empty variable is no choice
+  NO_DAGS = "none".freeze # DAGS=none: an empty variable chooses nothing
 
   # The table of roles. lab/roles.py says what its keys mean.
   ROLES = JSON.parse(File.read(File.join(__dir__, "../../lab/roles.json"))).freeze

@@ -35,7 +35,7 @@ class Progress(execution.Progress):
     """Knows at once that all work has ended, and that each worker runs two tasks."""
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def working(self, within: float | None = None) -> Iterator[None]:
         self.running = Counter(worker1=2, worker2=3)
         yield
 

@@ -140,7 +140,7 @@ def test_check_in_python_gets_the_run_and_a_way_to_query(monkeypatch: pytest.Mon
     path.write_text("")
     with pytest.raises(OwnError, match=r"it needs a function check\(run_id, query\)"):
         check(lab, Own("mine", check=str(path)), "run")
-    with pytest.raises(OwnError, match="there is no such Python file"):
+    with pytest.raises(OwnError, match="the file does not exist"):
         check(lab, Own("mine", check=str(tmp_path / "none.py")), "run")
 
 
