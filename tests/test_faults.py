@@ -25,6 +25,7 @@ with engine.connect() as connection:
 """
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 def test_users_do_not_notice_a_stopped_api_server(airflow: Airflow, api_server: Guest, signal: str) -> None:
     unit = "airflow-api-server"

@@ -94,6 +94,7 @@ def _runs(airflow: Airflow, run_id: str) -> None:
     assert "running" in airflow.states(DAG, run_id).values()
 
 
+@pytest.mark.drawn
 def test_tiny_tasks_survive_the_power_off_of_a_worker(broker: str, airflow: Airflow, machines: Machines) -> None:
     """No task waits for the worker to return, and only the tasks that it ran use another attempt."""
     run_id = airflow.trigger(DAG, tasks=150, seconds=0)

@@ -139,7 +139,19 @@ class DockerProvider < Provider
                           "`docker network rm #{name}`, or choose another network in config/lab.json."
     end
     check_interfaces(bridge)
+    check_bridge
     docker("network", "create", "--subnet", @lab.data["network"], "--opt", "com.docker.network.bridge.name=#{bridge}", network)
+  end
+
+  # The network is new to this engine, but its bridge may have interfaces: of another engine's machines, or of machines
+  # whose engine was killed. They answer for the lab's addresses, also if their processes are gone.
+  def check_bridge
+    taken = Dir.glob("/sys/class/net/#{bridge}/brif/*").map { |path| File.basename(path) }
+    return if taken.empty?
+
+    raise Lab::Invalid, "the network #{@lab.data['network']} is in use on this host: the bridge #{bridge} has interfaces that this Docker " \
+                        "engine does not know: #{taken.join(', ')}. If no other engine runs a lab, remove them with " \
+                        "`sudo ip link delete #{bridge}`, or choose another network in config/lab.json."
   end
 
   # The name is fixed, so that Docker reuses the bridge that an earlier engine left behind.

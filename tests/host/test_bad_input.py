@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 
@@ -186,6 +187,25 @@ def test_network_that_the_host_uses_is_named(checkout: Checkout) -> None:
     subprocess.run(["docker", "version"], check=True, capture_output=True)
     checkout.use_network("127.0.0")
     assert "is in use on this host: lo has 127.0.0.1" in checkout.refused("up")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can add an interface")
+def test_interface_that_an_engine_left_on_the_bridge_is_named(elsewhere: Checkout) -> None:
+    elsewhere.use_free_ports()
+    bridge, left = "lab-192.168.57", "lab-left"
+    for words in (
+        ["link", "add", bridge, "type", "bridge"],
+        ["link", "add", left, "type", "veth", "peer", "name", "lab-left-peer"],
+        ["link", "set", left, "master", bridge],
+    ):
+        subprocess.run(["ip", *words], check=True)
+    try:
+        message = elsewhere.refused("up")
+    finally:
+        for name in (left, bridge):
+            subprocess.run(["ip", "link", "delete", name], check=True)
+    assert f"the bridge {bridge} has interfaces that this Docker engine does not know: {left}." in message
+    assert f"`sudo ip link delete {bridge}`" in message
 
 
 def test_missing_docker_engine_is_named(elsewhere: Checkout) -> None:

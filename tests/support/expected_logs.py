@@ -44,6 +44,11 @@ CAUSES = (
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.OperationalError) "),
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.errors.AdminShutdown) "),
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.errors.CrashShutdown) "),
+            # The API server had begun to answer a request.
+            Expected(
+                "airflow-api-server",
+                "PydanticSerializationError: Error serializing to JSON: OperationalError: (psycopg2.OperationalError) ",
+            ),
             # The connection of a task's own.
             Expected("task", "OperationalError: "),
             # The API server could not look up the connection: Airflow's client calls this "not defined".
