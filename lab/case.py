@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from lab.history import Line, of_kind
 from lab.roles import canonical
@@ -47,10 +48,14 @@ class Event:
             return {name: {canonical(self.target)} for name in self.machines}
         return {name: set(roles.get(name, ())) for name in self.machines}
 
-    def cuts(self, roles: Mapping[str, Sequence[str]]) -> set[str]:
-        """Return the roles that the struck machine does not reach, if it is a partition."""
-        peers = {canonical(peer) for peer in self.target.split(",")}
-        return peers | {role for peer in self.target.split(",") for role in roles.get(peer, ())}
+    def cuts(self, roles: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+        """Return, by machine, the roles that it does not reach, if it is a partition: both machines are cut off."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for name, peer in product(self.machines, self.target.split(",")) if self.what == "partition" else ():
+            found[name] |= set(roles[peer]) if peer in roles else {canonical(peer)}
+            if peer in roles:
+                found[peer] |= set(roles[name])
+        return found
 
 
 class Case:
@@ -171,9 +176,8 @@ def hits(case: Case, event: Event, begin: float, end: float, runs: Sequence[str]
     With `runs`, only tasks of these runs count.
     """
     struck = event.services(case.roles)
-    if event.what == "partition":
-        for name in struck:
-            struck[name] = struck[name] | event.cuts(case.roles)
+    for name, cut in event.cuts(case.roles).items():
+        struck[name] = struck.get(name, set(case.roles[name])) | cut
     found: Counter[str] = Counter()
     for key, tries in case.tries.items():
         seen = set()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations, pairwise
 from typing import Any
 
-from lab.case import SETTLES, Case, describe, hits, last, number_of, overlaps
+from lab.case import SETTLES, Case, Event, describe, hits, last, number_of, overlaps
 from lab.history import Line, of_kind
 
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
@@ -189,10 +189,15 @@ def silenced(case: Case, key: tuple[str, str], attempt: Line) -> str:
     for event in case.events:
         if event.what not in SILENCES or not overlaps(case.lasted(event), start, last(attempt)):
             continue
-        alone = event.what == "freeze" or event.cuts(case.roles) & set(PATH)
-        if hosts & {*event.machines} and alone:
+        if (event.what == "freeze" and hosts & {*event.machines}) or cut_off(case, event, hosts):
             return describe(event)
     return ""
+
+
+def cut_off(case: Case, event: Event, hosts: set[str]) -> bool:
+    """Return whether a partition separates a worker from what its tasks call."""
+    cuts = event.cuts(case.roles)
+    return any(cuts.get(host, set()) & set(PATH) for host in hosts)
 
 
 def unavoidable(case: Case, key: tuple[str, str], attempt: Line) -> str:
@@ -254,9 +259,8 @@ def cause(case: Case, key: tuple[str, str], attempt: Line) -> str:
         struck = event.services(case.roles)
         if not overlaps(window, start - margin, end + case.seconds(REPORTED)):
             continue
-        if any("worker" in struck.get(host, ()) for host in hosts) and (
-            event.what in STOPS or event.what == "freeze" or event.cuts(case.roles) & set(PATH)
-        ):
+        stops = event.what in STOPS or event.what == "freeze"
+        if (stops and any("worker" in struck.get(host, ()) for host in hosts)) or cut_off(case, event, hosts):
             return describe(event)
         path = any(role in roles for roles in struck.values() for role in PATH)
         if path and event.what in STOPS and (not own or overlaps(window, start - margin, start + margin)):

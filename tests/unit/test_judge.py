@@ -252,3 +252,15 @@ def test_worker_that_was_cut_off_may_end_its_task_after_another_worker() -> None
     assert "executed twice" not in [rule for rule, _ in rules(verdict(cut_off, events=silence))]
     other = event(0, "partition", ["worker1"], 37, 70, target="load_balancer")
     assert ("executed twice", "work[0]") in rules(verdict(cut_off, events=other))
+
+
+@pytest.mark.parametrize(("machine", "peer"), [("worker1", "broker"), ("broker", "worker1")])
+def test_partition_cuts_both_machines_off(machine: str, peer: str) -> None:
+    found = verdict(events=event(0, "partition", [machine], 10, 30, target=peer))
+    assert found.outcome == PASSED
+    assert found.caught == [1]
+    usual = task(90, INTERRUPTED, AGAIN)
+    found = verdict(usual, events=event(0, "partition", [machine], 10, 30, target=peer))
+    assert "attempt used" not in [rule for rule, _ in rules(found)]
+    found = verdict(usual, events=event(0, "partition", ["worker2"], 10, 30, target="broker"))
+    assert ("attempt used", "work[90]") in rules(found)
