@@ -28,7 +28,13 @@ Say = Callable[[str], None]
 MOMENT = 120  # seconds within which the moment of an event comes
 ANSWER = 10  # seconds that a request may take; the first one to an api-server that has just started took 6.6
 UNDO = 120  # seconds within which an event is undone
+STALLED = 120  # seconds without any change while tasks wait and none runs; then nothing will happen any more
+WAITING = ("none", "scheduled", "queued", *TERMINAL, "upstream_failed", "skipped", "removed")  # nothing goes on
 GIVE_UP = 300  # seconds after the last event in which work must end; then it is stuck
+
+
+class StalledError(RuntimeError):
+    """Tasks wait, and nothing happens."""
 
 
 class Own(Protocol):
@@ -104,6 +110,7 @@ class Progress(Background):
         self.running: Counter[str] = Counter()  # tasks by machine
         self.runs: dict[str, str] = {}
         self.asked_at = 0.0
+        self.changed_at = time.monotonic()
 
     def run(self) -> None:
         said = 0.0
@@ -112,6 +119,8 @@ class Progress(Background):
                 while not self.done.wait(0.3):
                     before = self.states
                     self.ask(connection)
+                    if self.states != before or not set(+self.states) <= set(WAITING):
+                        self.changed_at = time.monotonic()
                     if self.states != before and time.monotonic() - said > 2:
                         self.history.write("states", states=dict(self.states))
                         self.say(self.words())
@@ -286,13 +295,18 @@ class Execution:
         return lab.eventually(undone, within=UNDO, every=5)
 
     def wait_for_end(self) -> None:
-        """Wait until all work has ended, as far as Airflow can be asked; AssertionError after `give_up` seconds."""
+        """Wait until all work has ended, as far as Airflow can be asked.
+
+        AssertionError after `give_up` seconds; StalledError if nothing has happened for STALLED seconds.
+        """
 
         def ended() -> None:
             left = self.progress.unfinished()
             fresh = time.monotonic() - self.progress.asked_at < self.lab.seconds(5)
             assert self.triggered.is_set(), "not all work was triggered"
             assert fresh, "the database does not answer"
+            if left and time.monotonic() - self.progress.changed_at > self.lab.seconds(STALLED):
+                raise StalledError(f"nothing has happened for {STALLED} s: {self.progress.words()}")
             assert not left, f"{len(left)} runs have not ended: {self.progress.words()}"
 
         self.lab.eventually(ended, within=self.give_up, every=0.3)
@@ -363,8 +377,10 @@ def start(chosen: Schedule, lab: Lab, own: str) -> History:
 def finish(execution: Execution, events: Sequence[threading.Thread], keep: bool) -> None:
     """Wait for the events and the work, undo what is left, and wait until the lab is healthy."""
     lab, history, say = execution.lab, execution.history, execution.say
-    with suppress(AssertionError):  # what has not ended may end after the events are undone
+    with suppress(AssertionError, StalledError):  # what has not ended may end after the events are undone
         wait_with(execution, events)
+    if execution.lasting or execution.broken_changes:
+        execution.progress.changed_at = time.monotonic()
     execution.ended.set()
     for thread in events:
         thread.join()

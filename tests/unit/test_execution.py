@@ -231,3 +231,15 @@ def test_undo_is_tried_again_while_another_vagrant_works_on_the_machine(
     replaced(monkeypatch, "kill", undo=undo)
     (end,) = [line for line in of_kind(run(lab), "event") if line["phase"] == "end"]
     assert end["note"] == "worker1 up"
+
+
+def test_work_that_does_not_go_on_is_given_up(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing happens any more: the drill does not wait until the time for the work is over."""
+    monkeypatch.setattr(Progress, "unfinished", lambda self: self.accepted)
+    monkeypatch.setattr(Progress, "words", lambda _: "4 queued")
+    given_up: list[str] = []
+    lab.airflow.give_up = lambda dag, _: given_up.append(dag)
+    lines = run(lab)
+    assert given_up == ["ledger"]
+    (found,) = of_kind(lines, "problem")
+    assert found["text"] == "the work did not end: nothing has happened for 120 s: 4 queued"
