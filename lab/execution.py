@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 MOMENT = 120  # seconds within which the moment of an event comes
 ANSWER = 10  # seconds that a request may take; the first one to an api-server that has just started took 6.6
 UNDO = 120  # seconds within which an event is undone
-STALLED = 120  # seconds without any change while tasks wait and none runs; then nothing will happen any more
+STALLED = 90  # seconds without any change while tasks wait and none runs; then nothing will happen any more
 WAITING = ("none", "scheduled", "queued", *TERMINAL, "upstream_failed", "skipped", "removed")  # nothing goes on
 GIVE_UP = 300  # seconds after the last event in which work must end; then it is stuck
 
@@ -389,9 +389,9 @@ def finish(execution: Execution, events: Sequence[threading.Thread], keep: bool)
     with noted(history, "the work did not end"):
         execution.wait_for_end()
         say("the work has ended; waiting until the lab is healthy")
-    with noted(history, "the lab did not recover"):
-        lab.eventually(lambda: healthy(lab), within=120)
-        history.write("healthy")
+        with noted(history, "the lab did not recover"):
+            lab.eventually(lambda: healthy(lab), within=120)
+            history.write("healthy")
 
 
 def repair(execution: Execution) -> None:

@@ -242,4 +242,4 @@ def test_work_that_does_not_go_on_is_given_up(lab: Any, monkeypatch: pytest.Monk
     lines = run(lab)
     assert given_up == ["ledger"]
     (found,) = of_kind(lines, "problem")
-    assert found["text"] == "the work did not end: nothing has happened for 120 s: 4 queued"
+    assert found["text"] == "the work did not end: nothing has happened for 90 s: 4 queued"
