@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 # What `make lint` does about a command that this host does not have; in CI, it is an error.
 SKIP := $(if $(CI),,--skip-missing)
 
-.PHONY: help up machines prepare box test test-all unit lint format lock figures status doctor heal drills clean host
+.PHONY: help up machines prepare box test test-all test-ha unit lint format lock figures status doctor heal drills clean host
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' Makefile | expand --tabs=20
@@ -43,6 +43,9 @@ test: up $(BIN)/airflow ## check the style, then run the tests on the running la
 
 test-all: ## as test, and leave nothing out
 	@$(MAKE) --no-print-directory test ALL=--all
+
+test-ha: up $(BIN)/airflow ## test the layout ha on a lab of its own, while the machines of this one are halted (tests/ha.sh)
+	@$(LAB) sh tests/ha.sh $(ALL)
 
 unit: $(BIN)/airflow ## run the tests that need Python only
 	@$(BIN)/pytest tests/unit

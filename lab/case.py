@@ -10,7 +10,7 @@ from itertools import product
 
 from lab.history import Line, of_kind
 from lab.roles import canonical
-from lab.topology import ALL
+from lab.topology import ALL, OTHERS
 
 PHASES = ("scheduled", "queued", "sent", "received", "running", "deferred", "finishing")
 # The phases in which a task needs a service.
@@ -44,6 +44,8 @@ class Event:
         """Return, by machine, the roles that it struck there."""
         if self.what == "join":  # it is not in the lab when the drill begins
             return {name: {"worker"} for name in self.machines}
+        if self.what == "switchover":
+            return {name: {self.target} for name, own in roles.items() if self.target in own}
         if self.what in ("kill", "restart"):
             return {name: {canonical(self.target)} for name in self.machines}
         return {name: set(roles.get(name, ())) for name in self.machines}
@@ -51,7 +53,11 @@ class Event:
     def cuts(self, roles: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
         """Return, by machine, the roles that it does not reach, if it is a partition: both machines are cut off."""
         found: dict[str, set[str]] = defaultdict(set)
-        for name, peer in product(self.machines, self.target.split(",")) if self.what == "partition" else ():
+        if self.what != "partition":
+            return {}
+        others = [name for name in roles if name not in self.machines]
+        peers = others if self.target == OTHERS else self.target.split(",")
+        for name, peer in product(self.machines, peers):
             found[name] |= set(roles[peer]) if peer in roles else {canonical(peer)}
             if peer in roles:
                 found[peer] |= set(roles[name])

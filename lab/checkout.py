@@ -18,6 +18,7 @@ from lab.machines import Machines
 from lab.topology import Topology
 from lab.waiting import T, eventually
 
+ANSWER = 1  # second that a Sentinel has to answer
 TOKEN_KEPT = 12 * 3600  # seconds; half of the time that a token is valid
 
 
@@ -93,18 +94,30 @@ class Lab:
 
     def connect(self, database: str = "lab") -> psycopg.Connection[Any]:
         """Return a connection to the database that the DAGs write to, or to Airflow's own, `airflow`."""
-        return psycopg.connect(
-            host=self.topology.with_role("database")[0].address,
-            user="airflow",
-            password=self.secrets["postgresql_password"],
-            dbname=database,
-            autocommit=True,
-            connect_timeout=round(self.seconds(4)),
-        )
+        return psycopg.connect(**self._to(database))
+
+    async def connect_async(self, database: str = "lab") -> psycopg.AsyncConnection[Any]:
+        """As `connect`. Only here a caller can limit the time of a query: a frozen machine goes on acknowledging."""
+        return await psycopg.AsyncConnection.connect(**self._to(database))
+
+    def _to(self, database: str) -> dict[str, Any]:
+        return {
+            "host": ",".join(machine.address for machine in self.topology.with_role("database")),
+            "target_session_attrs": "read-write",
+            "user": "airflow",
+            "password": self.secrets["postgresql_password"],
+            "dbname": database,
+            "autocommit": True,
+            "connect_timeout": round(self.seconds(4)),
+        }
 
     def celery(self) -> Celery:
         """Return a client of the chosen broker, by address: the host does not know the machines' names."""
         topology = self.topology
-        endpoint = f"{topology.with_role('queue')[0].address}:{topology.port('broker')}"
-        url = topology.broker_url(endpoint, self.secrets[f"{topology.broker}_password"])
-        return Celery(broker=url, set_as_current=False)
+        password = self.secrets[f"{topology.broker}_password"]
+        app = Celery(broker=topology.broker_urls(password, by_address=True), set_as_current=False)
+        if topology.sentinels:
+            options = {"socket_timeout": ANSWER, "socket_connect_timeout": ANSWER, "retry": None}
+            kwargs = {"password": password, **options}
+            app.conf.broker_transport_options = {"master_name": "lab", "sentinel_kwargs": kwargs}
+        return app

@@ -21,8 +21,10 @@ from lab import deploy as deploy_
 from lab import doctor as doctor_
 from lab import drill_commands, faults
 from lab import status as status_
+from lab import switchover as switchover_
 from lab.checkout import Lab, NoLabError, find_root
 from lab.machines import UnsupportedError
+from lab.roles import canonical
 from lab.terminal import BAD, GOOD, console, fail, this_lab
 from lab.topology import ALL
 
@@ -73,7 +75,16 @@ def screen(found: status_.Status) -> Group:
         runs.add_row(run["dag_id"], run["run_after"][:19].replace("T", " "), run["state"])
     lines = f"queued on {found.broker}: {queues or '?'}\ntasks: {tasks}\ndatabase: {database}"
     verdict = "\n".join(f"{BAD} {problem}" for problem in found.problems) or f"{GOOD} all is healthy"
-    return Group(where, "", beats, "", workers, "", lines, "", runs, "", verdict)
+    members = [table_of_members(found.members)] if found.members else []
+    blocks: list[Table | str] = [where, *members, beats, workers, lines, runs, verdict]
+    return Group(*[part for block in blocks for part in (block, "")][:-1])
+
+
+def table_of_members(members: dict[str, dict[str, str]]) -> Table:
+    table = Table("members", "", box=None, pad_edge=False)
+    for role, does in members.items():
+        table.add_row(role, "  ".join(f"{name} {state}" for name, state in does.items()))
+    return table
 
 
 @app.command()
@@ -138,6 +149,17 @@ def heal() -> None:
     except subprocess.CalledProcessError as error:
         raise fail(f"not everything was undone: {error}\n{error.stderr or ''}Next: make up") from error
     console.print("\n".join(undone) or "nothing to undo")
+
+
+@app.command()
+def switchover(role: Annotated[str, typer.Argument(help="database or queue")]) -> None:
+    """Hand the database's primary, or the queue's master, to another machine, without a fault."""
+    if (name := canonical(role)) not in switchover_.HOLDERS:
+        raise fail(f"no switchover of {role!r}: {', '.join(switchover_.HOLDERS)}")
+    try:
+        console.print(switchover_.switchover(this_lab(), name))
+    except (switchover_.RefusedError, AssertionError) as error:
+        raise fail(str(error)) from error
 
 
 Label = Annotated[str, typer.Argument(help="before-upgrade, for example")]

@@ -7,25 +7,17 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from lab import members
 from lab.checkout import Lab
+from lab.members import Finding
 from lab.parallel import for_each
 from lab.topology import Topology
 
 CLOCK = 2  # seconds that a machine's clock may differ from the host's, times time_factor: asking takes time
 EXAMINE = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.examine"
 PROVISION = "vagrant provision"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong on a machine, and what fixes it."""
-
-    machine: str
-    wrong: str
-    fix: str
 
 
 def examine(lab: Lab) -> list[Finding]:
@@ -36,7 +28,8 @@ def examine(lab: Lab) -> list[Finding]:
     silent = [
         Finding(name, "does not answer", f"vagrant up {name}, or lab heal") for name in names if not answers[name]
     ]
-    return [*silent, *findings(topology, {name: answer for name, answer in answers.items() if answer})]
+    different = findings(topology, {name: answer for name, answer in answers.items() if answer})
+    return [*silent, *different, *members.findings(lab)]
 
 
 def findings(topology: Topology, answers: dict[str, dict[str, Any]]) -> Iterator[Finding]:

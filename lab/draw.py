@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lab.case import NEEDS
 from lab.coverage import Cell, cells_of
-from lab.schedule import Event, Schedule, Work
-from lab.topology import BROKERS, Topology
+from lab.schedule import Event, Schedule, Work, destructible
+from lab.switchover import HOLDERS as HANDED
+from lab.topology import BROKERS, OTHERS, Topology
 
 CANDIDATES = 8  # schedules of which a soak takes the one that has been tried least
 SPAN = 25  # seconds; the first event begins at some moment of this part of the work's life
@@ -16,6 +17,7 @@ RECOVERY = 30  # seconds; a second event begins while the first lasts or in this
 HOLDS = (0, 5, 15, 25, 40)  # seconds that a fault lasts before it is undone
 
 Dice = random.Random
+Strike = tuple[int, Callable[[Topology, Dice], Event]]  # with its weight
 
 
 def tiny(dice: Dice) -> list[Work]:
@@ -61,8 +63,15 @@ def any_machine(topology: Topology, dice: Dice) -> str:
 
 def strike(topology: Topology, dice: Dice) -> Event:
     """Draw what happens, and to whom; the moment is drawn apart."""
-    what = dice.choices(list(STRIKES), [weight for weight, _ in STRIKES.values()])[0]
-    return STRIKES[what][1](topology, dice)
+    found = strikes(topology)
+    what = dice.choices(list(found), [weight for weight, _ in found.values()])[0]
+    return found[what][1](topology, dice)
+
+
+def strikes(topology: Topology) -> dict[str, Strike]:
+    """Return what can happen to a lab: nothing can be handed over if no role is on several machines."""
+    handed = topology.several("database") or topology.several("queue")
+    return {what: strike for what, strike in STRIKES.items() if handed or what != "switchover"}
 
 
 def power(what: str) -> Callable[[Topology, Dice], Event]:
@@ -81,7 +90,11 @@ def service(what: str) -> Callable[[Topology, Dice], Event]:
 def partition(topology: Topology, dice: Dice) -> Event:
     name = any_machine(topology, dice)
     others = [machine.name for machine in topology.machines if machine.name != name]
-    peers = [*others, *(role for role in ("queue", "database", "load_balancer") if role not in topology[name].roles)]
+    peers = [
+        OTHERS,
+        *others,
+        *(role for role in ("queue", "database", "load_balancer") if role not in topology[name].roles),
+    ]
     return Event("partition", (name,), dice.choice(peers), hold=dice.choice(HOLDS[1:]))
 
 
@@ -93,12 +106,21 @@ def spare(topology: Topology, dice: Dice) -> Event:
     return Event("join", (free[0],), hold=hold) if free else roll(topology, dice)
 
 
+def destroy(topology: Topology, dice: Dice) -> Event:
+    names = [machine.name for machine in topology.machines if destructible(topology, machine.name)]
+    return Event("destroy", (dice.choice(names),), hold=dice.choice(HOLDS))
+
+
+def hand_over(topology: Topology, dice: Dice) -> Event:
+    return Event("switchover", target=dice.choice([role for role in HANDED if topology.several(role)]))
+
+
 def roll(topology: Topology, dice: Dice) -> Event:
     return Event("roll")
 
 
-# With the weight of each: a change takes minutes.
-STRIKES: Mapping[str, tuple[int, Callable[[Topology, Dice], Event]]] = {
+# A change takes minutes.
+STRIKES: Mapping[str, Strike] = {
     "crash": (5, power("crash")),
     "freeze": (4, lambda topology, dice: Event("freeze", (any_machine(topology, dice),), hold=dice.choice(HOLDS[1:]))),
     "partition": (4, partition),
@@ -110,6 +132,8 @@ STRIKES: Mapping[str, tuple[int, Callable[[Topology, Dice], Event]]] = {
     "roll": (1, roll),
     "move": (1, lambda topology, dice: Event("move")),
     "join": (1, spare),
+    "destroy": (1, destroy),
+    "switchover": (2, hand_over),
 }
 
 

@@ -104,11 +104,16 @@ COMMANDS = (drill, judge, coverage)
 
 def _listing(lab: Lab) -> Table:
     listing = Table("drill", "what happens", box=None, pad_edge=False)
-    for name, one in drills.DRILLS.items():
+    for name, one in here(lab).items():
         listing.add_row(name, one.title)
     for name, mine in own.drills_in(*_dag_folders(lab)).items():
         listing.add_row(name, mine.title or f"{mine.drill or f'seed {mine.seed}'} on the DAG {mine.dag}")
     return listing
+
+
+def here(lab: Lab) -> dict[str, drills.Drill]:
+    """Return the drills that the layout of the lab has."""
+    return {name: one for name, one in drills.DRILLS.items() if one.fits(lab.topology)}
 
 
 def _dag_folders(lab: Lab) -> list[Path]:
@@ -139,9 +144,10 @@ def _json(text: str) -> dict[str, object]:
 def _named(lab: Lab, names: Iterable[str], broker: str, keep: bool) -> Iterator[Run]:
     """Run named drills, those of the lab and those of users, on one broker or on both."""
     mine = own.drills_in(*_dag_folders(lab))
-    if unknown := sorted(set(names) - set(drills.DRILLS) - set(mine) - {"all"}):
-        raise fail(f"no drill {', '.join(unknown)}: {', '.join([*drills.DRILLS, *mine])}, or all")
-    chosen = [*drills.DRILLS] if "all" in names else [*names]
+    known = here(lab)
+    if unknown := sorted(set(names) - set(known) - set(mine) - {"all"}):
+        raise fail(f"no drill {', '.join(unknown)}: {', '.join([*known, *mine])}, or all")
+    chosen = [*known] if "all" in names else [*names]
     current = lab.topology.broker
     order = {"": [current], "both": sorted(BROKERS, key=lambda name: name != current)}.get(broker, [broker])
     for on in order:

@@ -16,6 +16,7 @@ from lab.checkout import Lab
 from lab.history import History
 from lab.machines import RUNNING
 from lab.parallel import for_each
+from lab.traffic import Commits
 
 RECORDING = ("ledger", "ledger_chain", "ledger_deferrable")  # the DAGs whose tasks record their attempts
 UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -77,6 +78,9 @@ def collect(lab: Lab, history: History, dags: Mapping[str, str]) -> None:
         for run in (run for run, dag in dags.items() if dag in RECORDING):
             for one in ledger.read(connection, run):
                 history.write("attempt", at=history.at(one.started, ahead), **_attempt(history, run, one, ahead))
+    with _noted(history, "the numbers that were committed"), lab.connect() as connection:
+        rows = connection.execute(Commits.FOUND, [history.folder.name]).fetchall()
+        history.write("committed", numbers=sorted(number for (number,) in rows))
     journals(lab, history, [machine.name for machine in lab.topology.machines])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import threading
 import time
@@ -15,14 +16,15 @@ from typing import Any, Protocol
 import httpx
 import psycopg
 
-from lab import evidence, faults, schedule
+from lab import evidence, faults, members, schedule
 from lab.changes import CHANGES, leave
 from lab.checkout import Lab
-from lab.client import TERMINAL, Airflow
+from lab.client import TERMINAL
 from lab.history import History
-from lab.schedule import BUSIEST, Event, Schedule, Work
+from lab.schedule import BUSIEST, HOLDERS, Event, Schedule, Work
 from lab.status import problems
 from lab.topology import ALL
+from lab.traffic import CONNECT, QUERY, ClientTraffic, Commits, DatabaseClient
 
 Say = Callable[[str], None]
 MOMENT = 120  # seconds within which the moment of an event comes
@@ -48,51 +50,7 @@ class Own(Protocol):
     def after(self, execution: Execution) -> None: ...
 
 
-class Background(threading.Thread):
-    """Works until the block that it accompanies has ended."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.done = threading.Event()
-
-    @contextmanager
-    def working(self, within: float | None = None) -> Iterator[None]:
-        """Work during a block; at its end, wait at most `within` seconds for the thread."""
-        self.start()
-        try:
-            yield
-        finally:
-            self.done.set()
-            self.join(within)
-
-
-class ClientTraffic(Background):
-    """Requests pages through nginx five times a second, as a user would, until it is told to stop."""
-
-    PATHS = ("/api/v2/monitor/health", "/api/v2/dags?limit=5")
-
-    def __init__(self, airflow: Airflow, history: History, timeout: float) -> None:
-        super().__init__()
-        self.http = httpx.Client(
-            base_url=airflow.http.base_url, headers=airflow.http.headers, timeout=timeout, trust_env=False
-        )
-        self.history = history
-
-    def run(self) -> None:
-        while not self.done.wait(0.2):
-            for path in self.PATHS:
-                at, error = self.history.now(), ""
-                try:
-                    self.http.get(path).raise_for_status()
-                except httpx.HTTPStatusError as failure:
-                    error = str(failure.response.status_code)
-                except httpx.HTTPError as failure:
-                    error = type(failure).__name__
-                took = round(self.history.now() - at, 3)
-                self.history.write("request", at=at, phase="fail" if error else "ok", took=took, error=error)
-
-
-class Progress(Background):
+class Progress(DatabaseClient):
     """Asks Airflow's database twice a second how far the runs of the drill are."""
 
     RUNS = "SELECT run_id, state FROM dag_run WHERE run_id = ANY(%s)"
@@ -101,9 +59,11 @@ class Progress(Background):
         FROM task_instance WHERE run_id = ANY(%s) GROUP BY 1, 2
     """
 
+    DATABASE = "airflow"
+
     def __init__(self, lab: Lab, history: History, say: Say) -> None:
-        super().__init__()
-        self.lab, self.history, self.say = lab, history, say
+        super().__init__(lab, history)
+        self.say = say
         self.accepted: list[str] = []  # runs that Airflow has accepted
         self.maybe: list[str] = []  # runs that Airflow may have accepted: no answer came
         self.states: Counter[str] = Counter()
@@ -112,25 +72,25 @@ class Progress(Background):
         self.asked_at = 0.0
         self.changed_at = time.monotonic()
 
-    def run(self) -> None:
+    async def work(self, connection: psycopg.AsyncConnection[Any]) -> None:
         said = 0.0
-        while not self.done.wait(0.5):
-            with suppress(psycopg.Error), self.lab.connect("airflow") as connection:
-                while not self.done.wait(0.3):
-                    before = self.states
-                    self.ask(connection)
-                    if self.states != before or not set(+self.states) <= set(WAITING):
-                        self.changed_at = time.monotonic()
-                    if self.states != before and time.monotonic() - said > 2:
-                        self.history.write("states", states=dict(self.states))
-                        self.say(self.words())
-                        said = time.monotonic()
+        while not self.done.is_set():
+            before = self.states
+            async with asyncio.timeout(self.lab.seconds(QUERY)):
+                await self.ask(connection)
+            if self.states != before or not set(+self.states) <= set(WAITING):
+                self.changed_at = time.monotonic()
+            if self.states != before and time.monotonic() - said > 2:
+                self.history.write("states", states=dict(self.states))
+                self.say(self.words())
+                said = time.monotonic()
+            await asyncio.sleep(0.3)
 
-    def ask(self, connection: psycopg.Connection[Any]) -> None:
+    async def ask(self, connection: psycopg.AsyncConnection[Any]) -> None:
         known = [*self.accepted, *self.maybe]
         at = time.monotonic()
-        self.runs = dict(connection.execute(self.RUNS, [known]).fetchall())
-        rows = connection.execute(self.TASKS, [known]).fetchall()
+        self.runs = dict(await (await connection.execute(self.RUNS, [known])).fetchall())
+        rows = await (await connection.execute(self.TASKS, [known])).fetchall()
         self.states = Counter()
         for state, _, count in rows:
             self.states[state] += count
@@ -262,12 +222,15 @@ class Execution:
         time.sleep(lab.seconds(event.delay))
 
     def named(self, event: Event) -> tuple[str, ...]:
-        """Return the machines of an event, with the worker that is busiest now."""
-        busiest = max(
-            (worker.name for worker in self.lab.topology.with_role("worker")),
-            key=lambda name: self.progress.running[name],
-        )
-        return tuple(busiest if name == BUSIEST else name for name in event.machines)
+        """Return the machines of an event, with those that are meant by what they do now."""
+        workers = [worker.name for worker in self.lab.topology.with_role("worker")]
+
+        def named(name: str) -> str:
+            if name == BUSIEST:
+                return max(workers, key=lambda worker: self.progress.running[worker])
+            return members.holder(self.lab, HOLDERS[name]) if name in HOLDERS else name
+
+        return tuple(map(named, event.machines))
 
     def inject(self, event: Event) -> str | None:
         inject = schedule.ACTIONS[event.what].inject
@@ -335,7 +298,8 @@ def run(chosen: Schedule, lab: Lab, say: Say, keep: bool = False, own: Own | Non
     if own:
         own.before(execution)
     traffic = ClientTraffic(lab.airflow, history, lab.seconds(ANSWER))
-    with traffic.working(), progress.working(within=lab.seconds(10)):
+    commits, ends = Commits(lab, history), lab.seconds(CONNECT)
+    with traffic.working(), progress.working(within=ends), commits.working(within=ends):
         trigger = threading.Thread(target=execution.trigger, daemon=True)
         events = [
             threading.Thread(target=execution.perform, args=[number], daemon=True)

@@ -15,7 +15,7 @@ from lab.doctor import CLOCK
 from lab.machines import FROZEN, RUNNING
 from lab.parallel import for_each
 from lab.roles import ROLES, canonical
-from lab.topology import ALL, Topology
+from lab.topology import ALL, OTHERS, Topology
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TABLE = "inet airflow_lab_fault"
@@ -59,7 +59,8 @@ def unit(lab: Lab, machine: str, service: str) -> str:
 
 def endpoints(topology: Topology, peer: str) -> list[str]:
     """Return what to cut for `peer`, a machine or a role, as nftables matches it; UnknownError if it is neither."""
-    roles = {role: ports for role in ROLES if (ports := ROLES[role].ports_on(topology.broker))}
+    there = [role for role in ROLES if topology.with_role(role)]
+    roles = {role: ports for role in there if (ports := topology.role(role).ports_on(topology.broker))}
     if peer in topology.hosts:  # first: broker is a machine here
         return [topology.hosts[peer]]
     if (role := canonical(peer)) in roles:
@@ -117,7 +118,8 @@ def undo_by(name: str, arguments: Callable[[Lab, str], Sequence[object]]) -> Und
 
 def partition(lab: Lab, name: str, peers: str) -> None:
     rules = []
-    for peer in peers.split(","):
+    others = [other for other in lab.topology.hosts if other != name]
+    for peer in others if peers == OTHERS else peers.split(","):
         for endpoint in endpoints(lab.topology, peer):
             address, _, port = endpoint.partition(" ")
             rules.append(f"add rule {TABLE} input ip saddr {address} {f'tcp sport {port}' if port else ''} drop")

@@ -57,7 +57,7 @@ def move(broker: str) -> float:
 def death(broker: str) -> float:
     """Return the seconds from the death of the broker's service to the first DAG run after it."""
     name = LAB.topology.with_role("queue")[0].name
-    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {LAB.topology.queue_unit(broker)}")
+    vagrant("ssh", name, "--command", f"sudo systemctl kill --signal SIGKILL {LAB.topology.queue_units(broker)[0]}")
     start = time.monotonic()
     run("dist_example")
     return time.monotonic() - start

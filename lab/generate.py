@@ -1,8 +1,8 @@
 """Writes the generated parts of the documentation and the tests; called in the root of the checkout.
 
 `python -m lab.generate` renews the tables of machines in README.md, of faults and drills in docs/failures.md, and
-`tests/support/lab.json`, the resolved lab of `config/lab.json`. With the argument `drills` it takes the results of the
-drills from `.lab/reports`; without it, it keeps them.
+the resolved labs of `config/lab.json` in `tests/support`, one for each layout. With the argument `drills` it takes the
+results of the drills from `.lab/reports`; without it, it keeps them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lab.topology import BROKERS, Topology
 README = Path("README.md")  # has the table `machines`
 FAILURES = Path("docs", "failures.md")  # has the tables `faults` and `drills`
 NOT_RUN = "not run"
-RESOLVED = Path("tests", "support", "lab.json")
-# In an empty folder, and without the environment: no choices.
+RESOLVED = {"single": Path("tests", "support", "lab.json"), "ha": Path("tests", "support", "lab-ha.json")}
+# In an empty folder, and without the environment: no choice but the layout.
 RESOLVE = "puts JSON.pretty_generate(Lab.new(Dir.pwd, folder: ARGV[0]).resolved)"
 
 
@@ -94,16 +94,18 @@ def put(text: str, name: str, table: str) -> str:
     return replaced
 
 
-def resolve() -> str:
-    """Return `config/lab.json` as `provision/host/lab.rb` resolves it, without the choices of this checkout."""
+def resolve(layout: str) -> str:
+    """Return `config/lab.json` as `provision/host/lab.rb` resolves it, without other choices of this checkout."""
     command = ["ruby", "-r", "./provision/host/lab", "-e", RESOLVE, "there-is-none"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}).stdout
+    environment = {"PATH": os.environ["PATH"], "LAYOUT": layout}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 if __name__ == "__main__":
-    resolved = resolve()
-    RESOLVED.write_text(resolved)
-    README.write_text(put(README.read_text(), "machines", machines(Topology.from_document(json.loads(resolved)))))
+    for layout, path in RESOLVED.items():
+        path.write_text(resolve(layout))
+    shipped = Topology.from_document(json.loads(RESOLVED["single"].read_text()))
+    README.write_text(put(README.read_text(), "machines", machines(shipped)))
     page = put(FAILURES.read_text(), "faults", faults())
     results, note = recorded(Path(".lab", "reports")) if sys.argv[1:] == ["drills"] else kept(page)
     FAILURES.write_text(put(page, "drills", drills(results, note)))

@@ -8,6 +8,7 @@ kind        other keys
 begin       schedule, broker, started (UTC), machines {name: [roles]}, slots (of a worker), factor, own (a user's DAG)
 client      op "trigger", phase "invoke", "ok", "fail" or "unknown" (no answer came), dag, run, baseline, error
 request     a page: phase "ok" or "fail", took (seconds), error
+commit      of a number to the database: phase "ok" or "unknown" (no answer came), number, took (seconds)
 event       event (its number), phase "begin", "begun", "undo", "end" or "failed", what, machines, target, note
 states      how many task instances are in each state, as Airflow reports them: states {state: count}
 run         what Airflow says of a run at the end: dag, run, state, started, ended
@@ -15,6 +16,7 @@ try         what Airflow says of an attempt at the end: dag, run, task, number, 
             started, ended, retries (the attempts that the task may use in addition to the first)
 attempt     what a task of the lab's DAGs has recorded of an attempt: run, task, number, host, started, seen, ended,
             committed
+committed   the numbers that the database has at the end: numbers
 message     of a task: phase "sent" (with run, task, number), "received", "ignored" or "done"; celery, machine
 journal     what a machine's journal says: what, machine, unit, count, text
 check       what a user's own check found: problems

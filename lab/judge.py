@@ -17,7 +17,7 @@ from lab.history import Line, of_kind
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
 PATH = ("load_balancer", "api_server", "database")  # from a task to where its state is kept
 # What ends all that runs on a machine, or the service that it is about.
-STOPS = ("crash", "halt", "reload", "kill", "restart", "join")
+STOPS = ("crash", "halt", "reload", "kill", "restart", "join", "destroy", "switchover")
 SILENCES = ("freeze", "partition")  # nobody can tell whether what runs there goes on
 
 # Seconds, times the lab's factor.
@@ -45,7 +45,8 @@ class Verdict:
 
     `findings` are broken promises. `unavoidable` are attempts that were repeated and that no system could have spared.
     `unknown` is what the history does not show. `hits` has, for each event, how many tasks were in which phase when it
-    began; `caught` how many needed what it struck, at any moment while it lasted.
+    began; `caught` how many needed what it struck, at any moment while it lasted. `write_gap` is the longest time, in
+    seconds, without a commit that was acknowledged.
     """
 
     outcome: str = PASSED
@@ -59,6 +60,8 @@ class Verdict:
     recovery: float | None = None
     requests: int = 0
     failed_requests: int = 0
+    commits: int = 0
+    write_gap: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -82,6 +85,8 @@ def judge(lines: Sequence[Line]) -> Verdict:
         verdict.caught.append(sum(hits(case, event, event.begin, max(event.end, event.begun)).values()))
     for run in acknowledged(case):
         judge_run(case, run, verdict)
+    verdict.findings += lost_commits(lines)
+    verdict.commits, verdict.write_gap = commits(lines)
     verdict.findings += late(case)
     verdict.findings += outage(case, requests)
     verdict.findings += [Finding("unhealthy", line["text"]) for line in of_kind(lines, "problem")]
@@ -269,6 +274,20 @@ def cause(case: Case, key: tuple[str, str], attempt: Line) -> str:
         if overlaps((begun, over), start - margin, end + case.seconds(REPORTED)):
             return why
     return ""
+
+
+def lost_commits(lines: Sequence[Line]) -> Iterator[Finding]:
+    """Return the numbers that the database has acknowledged and does not have."""
+    for line in of_kind(lines, "committed"):
+        acknowledged = {one["number"] for one in of_kind(lines, "commit") if one["phase"] == "ok"}
+        if lost := sorted(acknowledged - {*line["numbers"]}):
+            yield Finding("lost", f"{len(lost)} commits that were acknowledged, the first is number {lost[0]}")
+
+
+def commits(lines: Sequence[Line]) -> tuple[int, float | None]:
+    """Return how many commits were acknowledged, and the longest time between two of them."""
+    ok = [line["at"] + line["took"] for line in of_kind(lines, "commit") if line["phase"] == "ok"]
+    return len(ok), max((round(after - before, 1) for before, after in pairwise(ok)), default=None)
 
 
 def late(case: Case) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
         "cut": ("sh", "-c", "VBoxManage controlvm $0 poweroff"),
     },
 }
-RUNNING, FROZEN = "running", "paused"
+RUNNING, FROZEN, ABSENT = "running", "paused", "absent"
 
 
 class UnsupportedError(Exception):
@@ -161,7 +161,7 @@ class Machines:
 
     def state(self, name: str) -> str:
         """Return the state of a machine in its provider's terms; `absent` if it does not exist."""
-        return self.hypervisor("state", name) if self._identity(name).exists() else "absent"
+        return self.hypervisor("state", name) if self._identity(name).exists() else ABSENT
 
     def snapshots(self) -> set[str]:
         """Return the names of all snapshots; UnsupportedError if the provider has none."""

@@ -13,10 +13,12 @@ from typing import Any
 
 from lab.changes import CHANGES
 from lab.faults import FAULTS, UnknownError, endpoints
-from lab.roles import canonical
-from lab.topology import ALL, BROKERS, Topology
+from lab.roles import ROLES, canonical
+from lab.topology import ALL, BROKERS, OTHERS, Topology
 
 BUSIEST = "busiest"  # in place of a machine: the worker that runs most tasks of the drill at that moment
+# In place of a machine: the one that is it at that moment, of those with a role.
+HOLDERS = {"primary": "database", "leader": "consensus", "master": "queue", "holder": "load_balancer"}
 ACTIONS = FAULTS | CHANGES
 MOMENTS = ("start", "queued", "running", "event")
 
@@ -101,6 +103,12 @@ def check(schedule: Schedule, topology: Topology) -> None:
             raise ScheduleError(f"events[{number}]: {problem}")
 
 
+def destructible(topology: Topology, name: str) -> bool:
+    """Return whether other machines have what is lost with the disk of a machine, given by its name or what it is."""
+    roles = [HOLDERS[name]] if name in HOLDERS else topology[name].roles if name in topology.hosts else list(ROLES)
+    return all(topology.several(role) for role in roles if ROLES[role].machines == "majority")
+
+
 def _problem(event: Event, number: int, topology: Topology) -> str:
     """Return what is wrong with an event; empty if nothing is."""
     if event.what not in ACTIONS:
@@ -114,7 +122,7 @@ def _problem(event: Event, number: int, topology: Topology) -> str:
         return f"moment: {event.moment!r} is not allowed; allowed: {', '.join(MOMENTS)}, and event from the second on"
     if event.delay < 0 or (event.hold or 0) < 0:
         return "delay and hold: a negative number is not allowed"
-    known = {*topology.hosts, BUSIEST, ALL}
+    known = {*topology.hosts, BUSIEST, ALL, *HOLDERS}
     if unknown := [name for name in event.machines if name not in known]:
         return f"machines: {', '.join(unknown)} not allowed; allowed: {', '.join(sorted(known))}"
     if bool(event.machines) != action.machine:
@@ -122,10 +130,14 @@ def _problem(event: Event, number: int, topology: Topology) -> str:
         return f"machines: {event.what} takes {wanted}"
     if event.what == "partition":
         try:
-            for peer in event.target.split(","):
+            for peer in () if event.target == OTHERS else event.target.split(","):
                 endpoints(topology, peer)
         except UnknownError as error:
             return f"target: {error}"
+    if event.what == "switchover" and not topology.several(event.target):
+        return f"target: {event.target!r} not allowed; allowed: a role of several machines, database or queue"
+    if event.what == "destroy" and (lost := [name for name in event.machines if not destructible(topology, name)]):
+        return f"machines: {', '.join(lost)} not allowed: destroy would lose the only database or the only queue"
     there = {machine.name for machine in topology.machines}
     if event.what == "join" and there & {*event.machines}:
         return f"machines: {', '.join(event.machines)} not allowed: join adds a worker, and removes it again"

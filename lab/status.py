@@ -16,6 +16,7 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
+from lab import members
 from lab.checkout import Lab
 from lab.client import Airflow
 from lab.roles import ROLES
@@ -36,6 +37,7 @@ class Status:
     queues: dict[str, int] = field(default_factory=dict)  # queue: tasks that wait in it
     tasks: dict[str, int] = field(default_factory=dict)  # Airflow's state: task instances
     runs: list[dict[str, str]] = field(default_factory=list)  # the newest DAG runs
+    members: dict[str, dict[str, str]] = field(default_factory=dict)  # role: machine: what it does, of several
     database: dict[str, Any] = field(default_factory=dict)  # version, connections, size in MiB
     problems: list[str] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ def collect(lab: Lab) -> Status:
         "the workers": lambda: _workers(status, lab),
         "the broker": lambda: _queues(status, lab),
         "the database": lambda: _database(status, lab),
+        "the members": lambda: _members(status, lab),
         "the queued tasks": lambda: _without_message(status, lab),
     }
     with ThreadPoolExecutor() as pool:
@@ -79,7 +82,8 @@ def _services(status: Status, lab: Lab, name: str) -> None:
     topology = lab.topology
     units, wait = topology.services(name), lab.seconds(ANSWER)
     # The old queue server: it runs during a move, and must not run after it.
-    left = [topology.queue_unit(broker) for broker in BROKERS if broker != topology.broker and "queue" in units]
+    others = [broker for broker in BROKERS if broker != topology.broker and "queue" in units]
+    left = [unit for broker in others for unit in topology.queue_units(broker)]
     show = f"systemctl show --value --property ActiveState {' '.join([*units.values(), *left])}"
     command = ["ssh", "-F", str(lab.machines.ssh_config), "-o", f"ConnectTimeout={wait:.0f}", name, show]
     try:
@@ -216,6 +220,11 @@ def _database(status: Status, lab: Lab) -> None:
     with lab.connect() as connection:
         version, connections, size = connection.execute(query).fetchone() or ("", 0, 0)
     status.database = {"version": version.split(" (")[0], "connections": connections, "size_mib": size}
+
+
+def _members(status: Status, lab: Lab) -> None:
+    status.members = members.states(lab)
+    status.problems += [f"{finding.machine}: {finding.wrong} ({finding.fix})" for finding in members.findings(lab)]
 
 
 def _line(error: Exception) -> str:

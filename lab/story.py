@@ -31,6 +31,8 @@ CHANGES = {  # when it begins, and when it has ended
     "roll": ("a changed setting rolls through the lab", "the changed setting is in use everywhere"),
     "reload": ("is reloaded", "is up again"),
     "join": ("joins", "has left"),
+    "destroy": ("is destroyed", "is made again"),
+    "switchover": ("the {target} is handed over", "{note}"),
 }
 SERVICES = {"queue": "the queue server", "load_balancer": "nginx"}  # the others are called as their roles
 PHASES = ("running", "deferred", "finishing", "received", "sent", "queued", "scheduled")  # the most important first

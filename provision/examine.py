@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab.roles import ROLES
 from lab.topology import Topology
 
 HOME = Path("/opt/airflow")
@@ -47,7 +46,7 @@ def reaches(endpoint: tuple[str, int], within: float) -> bool:
 def endpoints(lab: Topology, roles: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     """Yield the name and port of each service that a machine with `roles` connects to."""
     for role in roles:
-        for peer, port in ROLES[role].connects.items():
+        for peer, port in lab.role(role).connects.items():
             for machine in lab.with_role(peer):
                 yield machine.name, lab.port(port)
 

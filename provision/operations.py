@@ -77,13 +77,14 @@ class Outdated(FactBase[bool]):
 def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: str = "") -> None:
     """Enable `unit`, and start it, or restart it if it started before a file that it reads was written.
 
-    Without `wait`, do not wait until the unit is active: it may wait for another machine. With `rolls`, a role, only
-    record the unit; `rolling_restart` restarts it.
+    Without `wait`, do not wait until the unit is active: it may wait for another machine. With `rolls`, a role, do not
+    restart an active unit but record it; `rolling_restart` restarts it.
     """
     paths = [*reads]
     restart = f"systemctl restart {'' if wait else '--no-block '}{unit}"
     if rolls:
-        restart = f"mkdir -p {RESTARTS} && echo {rolls} >{RESTARTS}/{unit}"
+        record = f"mkdir -p {RESTARTS} && echo {rolls} >{RESTARTS}/{unit}"
+        restart = f"if systemctl is-active --quiet {unit}; then {record}; else {restart}; fi"
     systemctl = f"systemctl enable --quiet {unit} && {restart}"
     server.shell(
         name=f"Start {unit}, or restart it if its files are newer",
@@ -95,7 +96,7 @@ def service(unit: str, *, reads: Iterable[str] = (), wait: bool = True, rolls: s
 def rolling_restart() -> None:
     """Restart the units that `service` recorded, while another machine serves each of their roles."""
     server.shell(
-        name="Restart Airflow's services, one machine at a time",
+        name="Restart services, one machine at a time",
         commands=["PYTHONPATH=/vagrant /opt/airflow/venv/bin/python -m provision.roles.airflow.rolling_restart"],
         _if=lambda: bool(host.get_fact(Command, f"ls {RESTARTS} 2>/dev/null || true")),
     )

@@ -98,7 +98,7 @@ def test_machine_that_was_off_moves_when_it_is_up_again(
     with load(airflow, topology, tasks=40, long=40):
         machines.halt("worker2")
         machines.provision(BROKER=broker)
-        assert queue.host.service(LAB.topology.queue_unit(OTHER[broker])).is_running
+        assert queue.host.service(LAB.topology.queue_units(OTHER[broker])[0]).is_running
         machines.up("worker2")
         check_only_broker(queue, broker)
 

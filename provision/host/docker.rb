@@ -9,6 +9,7 @@ class DockerProvider < Provider
   PULLED = "debian:trixie-slim".freeze # the base image on a host without mmdebstrap
   CHECKOUT = "airflow-lab.checkout".freeze
   MACHINE = "airflow-lab.machine".freeze
+  FORWARD = "airflow-lab.forward".freeze # its value is a hash of what the container forwards
   # The image contains what the roles install, and nothing that they configure.
   INPUTS = %w[
     provision/images/image.sh provision/images/guest.sh provision/images/vagrant.pub provision/* provision/roles/*/deploy.py
@@ -35,8 +36,10 @@ class DockerProvider < Provider
     ] + forwarded(name).flat_map { |service, port| ["--publish", "127.0.0.1:#{port}:#{@lab.data['ports'][service]}"] }
   end
 
-  # Returns the forwarded port of each service on this machine that has one.
+  # Returns the forwarded port of each service on this machine that has one: none if a container forwards them.
   def forwarded(name)
+    return {} if forward?
+
     @lab.data["forwarded_ports"].select do |service, _|
       @lab.listening(service) == name
     end
@@ -69,10 +72,19 @@ class DockerProvider < Provider
 
   def make
     make_network
-    make_image unless (@named - created).empty?
+    forward = forward? && forwards.empty?
+    make_image if forward || (@named - created).any?
+    make_forward if forward?
+  end
+
+  def halted
+    remove_forward if running.empty?
+  rescue Lab::Invalid, Errno::ENOENT => e
+    warn "airflow-lab: #{e.message}"
   end
 
   def remove
+    remove_forward if created.empty?
     remaining = docker("ps", "--all", "--quiet", "--filter", "network=#{network}").split
     docker("network", "rm", network) if remaining.empty? && docker("network", "ls", "--quiet", "--filter", "name=^#{network}$") != ""
   rescue Lab::Invalid, Errno::ENOENT => e
@@ -113,7 +125,9 @@ class DockerProvider < Provider
   end
 
   def check_ports
-    (@named - running).flat_map { |name| forwarded(name).to_a }.each do |service, port|
+    ports = (@named - running).flat_map { |name| forwarded(name).to_a }
+    ports = @lab.data["forwarded_ports"] if forward? && forwards.empty?
+    ports.each do |service, port|
       TCPServer.new("127.0.0.1", port).close
     rescue Errno::EADDRINUSE, Errno::EACCES => e
       raise Lab::Invalid, "config/lab.json: forwarded_ports.#{service}: port #{port} of 127.0.0.1 is unavailable (#{e.message}). " \
@@ -152,6 +166,44 @@ class DockerProvider < Provider
     raise Lab::Invalid, "the network #{@lab.data['network']} is in use on this host: the bridge #{bridge} has interfaces that this Docker " \
                         "engine does not know: #{taken.join(', ')}. If no other engine runs a lab, remove them with " \
                         "`sudo ip link delete #{bridge}`, or choose another network in config/lab.json."
+  end
+
+  # A port that Docker publishes leads to one machine. Whether a container forwards the ports instead: to the address that
+  # several load balancers share, and to any machine that answers.
+  def forward? = @lab.several?("load_balancer")
+
+  def make_forward
+    config = forward_config
+    digest = Digest::SHA256.hexdigest(config)[0, 12]
+    return if forwards == [digest]
+
+    remove_forward
+    @lab.write_text(@lab.state("forward.cfg"), config, mode: 0o644)
+    ports = @lab.data["forwarded_ports"].flat_map { |service, port| ["--publish", "127.0.0.1:#{port}:#{@lab.data['ports'][service]}"] }
+    docker("run", "--detach", "--pull", "never", "--restart", "unless-stopped", "--network", network, *ports,
+           "--label", "#{CHECKOUT}=#{@lab.root}", "--label", "#{FORWARD}=#{digest}",
+           "--volume", "#{@lab.state('forward.cfg')}:/etc/haproxy/forward.cfg:ro", image, "haproxy", "-db", "-f", "/etc/haproxy/forward.cfg")
+  end
+
+  def remove_forward
+    ids = docker("ps", "--all", "--quiet", "--filter", "label=#{FORWARD}", "--filter", "label=#{CHECKOUT}=#{@lab.root}").split
+    docker("rm", "--force", *ids) if ids.any?
+  end
+
+  # Returns the hash of what a running container forwards, in a list that is empty if there is none.
+  def forwards
+    docker("ps", "--filter", "label=#{FORWARD}", "--filter", "label=#{CHECKOUT}=#{@lab.root}", "--format", "{{.Label \"#{FORWARD}\"}}").split
+  end
+
+  # HAProxy tries again while the address moves to another machine.
+  def forward_config
+    listens = @lab.data["forwarded_ports"].keys.map do |service|
+      port = @lab.data["ports"][service]
+      servers = @lab.shared?(service) ? { "address" => @lab.data["address"] } : @lab.all_listening(service).transform_values { |machine| machine["address"] }
+      lines = servers.map { |name, address| "  server #{name} #{address}:#{port}#{' check' if servers.size > 1}" }
+      "listen #{service}\n  bind :#{port}\n#{lines.join("\n")}\n"
+    end
+    "defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 1h\n  timeout server 1h\n  retries 5\n  option redispatch\n\n#{listens.join("\n")}"
   end
 
   # The name is fixed, so that Docker reuses the bridge that an earlier engine left behind.

@@ -13,20 +13,25 @@ class Lab
 
   # Environment variables, and the key of lab.json that each overrides.
   CHOICES = {
-    "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings", "TIME_FACTOR" => "time_factor",
-    "REVISION" => "revision", "DAGS" => "dags"
+    "LAYOUT" => "layout", "BROKER" => "broker", "PROVIDER" => "provider", "WORKERS" => "workers", "TIMINGS" => "timings",
+    "TIME_FACTOR" => "time_factor", "REVISION" => "revision", "DAGS" => "dags"
   }.freeze
   NO_DAGS = "none".freeze # DAGS=none: an empty variable chooses nothing
 
   # The table of roles. lab/roles.py says what its keys mean.
   ROLES = JSON.parse(File.read(File.join(__dir__, "../../lab/roles.json"))).freeze
-  SECRETS = ROLES.values.flat_map { |role| role["secrets"] }.uniq.freeze
+  CLUSTERED = ROLES.transform_values { |role| role.merge(role.fetch("clustered", {})) }.freeze # on several machines
+  SECRETS = (ROLES.values + CLUSTERED.values).flat_map { |role| role["secrets"] }.uniq.freeze
+  def self.ports(role) = role["ports"].is_a?(Hash) ? role["ports"].values.flatten : role["ports"]
+
   # Maps each port of lab.json to the role that listens on it, for both brokers: during a move both queue servers run.
-  LISTENS = ROLES.each_with_object({}) do |(name, role), listens|
-    ports = role["ports"].is_a?(Hash) ? role["ports"].values.flatten : role["ports"]
-    ports.each { |port| listens[port] = name }
+  LISTENS = [ROLES, CLUSTERED].each_with_object({}) do |table, listens|
+    table.each { |name, role| ports(role).each { |port| listens[port] = name } }
   end.freeze
   SSH = 22
+
+  # Why a role is on one machine, or on three or more: a majority decides.
+  MAJORITY = "one machine, or an odd number from three on: of two, neither can know whether the other or the network has failed".freeze
 
   # Set on hosts in a corporate network; the machines need them too.
   PROXIES = %w[http_proxy https_proxy HTTP_PROXY HTTPS_PROXY].freeze
@@ -43,6 +48,7 @@ class Lab
     @folder = folder
     @data = choose(parse(file))
     check_schema(@data, JSON.parse(File.read(File.join(root, "config/lab.schema.json"))))
+    arrange
     check_machines
     workers = @data["machines"].select { |_, machine| machine["roles"].include?("worker") }.keys
     check_workers(workers)
@@ -58,8 +64,9 @@ class Lab
   # The description with all choices made: machines in use only, timings in seconds. Everything else reads this.
   def resolved
     timings = @data["timing_profiles"][@data["timings"]].transform_values { |seconds| seconds * @data["time_factor"] }
-    keys = %w[broker provider time_factor network ports forwarded_ports worker_concurrency parallelism revision]
+    keys = %w[layout broker provider time_factor network ports forwarded_ports worker_concurrency parallelism revision]
     @data.slice(*keys).merge(
+      "address" => several?("load_balancer") ? @data["address"] : "",
       "machines" => @machines,
       "hosts" => @data["machines"].transform_values { |machine| machine["address"] },
       "timings" => timings,
@@ -81,10 +88,20 @@ class Lab
     "#{file}: #{path.empty? ? 'the file' : path}"
   end
 
+  # Returns a role as this lab has it, on one machine or on several.
+  def role(name) = (several?(name) ? CLUSTERED : ROLES).fetch(name)
+
+  def several?(role) = with_role(role).size > 1
+
   def with_role(role) = @machines.select { |_, machine| machine["roles"].include?(role) }
 
-  # The first machine that listens on a port of lab.json.
-  def listening(port) = with_role(LISTENS.fetch(port)).keys.first
+  # Whether several load balancers listen on a port of lab.json.
+  def shared?(port) = LISTENS.fetch(port) == "load_balancer" && several?("load_balancer")
+
+  # The machines that listen on a port of lab.json.
+  def all_listening(port) = with_role(LISTENS.fetch(port))
+
+  def listening(port) = all_listening(port).keys.first
 
   # Remembers the choices, creates missing secrets, and writes the resolved lab and the document of each machine.
   def save
@@ -116,7 +133,7 @@ class Lab
     {
       "machine" => name,
       "lab" => resolved,
-      "secrets" => secrets.slice(*ROLES.slice(*roles).values.flat_map { |role| role["secrets"] }),
+      "secrets" => secrets.slice(*roles.flat_map { |role| role(role)["secrets"] }),
       "environment" => environment,
       "certificates" => Dir[CERTIFICATES].sort.to_h { |path| [File.basename(path), File.read(path)] }
     }
@@ -141,17 +158,18 @@ class Lab
   # Writes the file atomically, with mode 0600 from the first byte on.
   def write(path, object) = write_text(path, "#{JSON.pretty_generate(object)}\n")
 
+  # Writes the file atomically, with its mode from the first byte on.
+  def write_text(path, text, mode: 0o600)
+    FileUtils.mkdir_p(File.dirname(path), mode: 0o700)
+    part = "#{path}.#{Process.pid}"
+    File.write(part, text, perm: mode)
+    File.rename(part, path)
+  end
+
   private
 
   # The path of the description, as the user knows it.
   def file = @file.delete_prefix("#{@root}/")
-
-  def write_text(path, text)
-    FileUtils.mkdir_p(File.dirname(path), mode: 0o700)
-    part = "#{path}.#{Process.pid}"
-    File.write(part, text, perm: 0o600)
-    File.rename(part, path)
-  end
 
   def read(path) = File.exist?(path) ? parse(path) : {}
 
@@ -268,9 +286,11 @@ class Lab
                    "the machines with the role worker in #{file}"
   end
 
-  # Vagrant forgets a machine that is not defined any more, and leaves it running.
   def check_created(workers)
-    lost = workers.drop(@data["workers"]).select { |name| Dir.glob("#{name}/*/id", base: File.join(@root, ".vagrant/machines")).any? }
+    created = @data["machines"].keys.select { |name| Dir.glob("#{name}/*/id", base: File.join(@root, ".vagrant/machines")).any? }
+    check_layout(created) if created.any?
+    # Vagrant forgets a machine that is not defined any more, and leaves it running.
+    lost = workers.drop(@data["workers"]) & created
     return if lost.empty?
 
     # Vagrant defines them only if `workers` includes them.
@@ -278,22 +298,75 @@ class Lab
                    "Call `WORKERS=#{workers.index(lost.last) + 1} vagrant destroy -f #{lost.join(' ')}` first"
   end
 
+  # A database or a queue server on one machine does not become a member of a cluster, or the reverse.
+  def check_layout(created)
+    former = before["layout"]
+    return if [nil, @data["layout"]].include?(former)
+
+    raise Invalid, "#{place('layout')}: #{@data['layout']} is not allowed while machines exist that were created with LAYOUT=#{former}: " \
+                   "#{created.join(', ')}. Call `LAYOUT=#{former} vagrant destroy -f` first, or keep them with LAYOUT=#{former}"
+  end
+
+  # Lets the layout replace what it says of the machines.
+  def arrange
+    layouts = @data["layouts"]
+    chosen = layouts[@data["layout"]]
+    raise Invalid, "#{place('layout')}: #{@data['layout'].to_json} is not allowed; allowed: #{layouts.keys.join(', ')}" unless chosen
+
+    unknown = chosen.keys - @data["machines"].keys
+    raise Invalid, "#{file}: layouts.#{@data['layout']}: no machine #{unknown.join(', ')}; allowed: #{@data['machines'].keys.join(', ')}" if unknown.any?
+
+    chosen.each { |name, machine| @data["machines"][name] = @data["machines"][name].merge(machine) }
+  end
+
   def check_roles
-    roles = @machines.values.flat_map { |machine| machine["roles"] }
-    missing = ROLES.keys - roles
-    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{ROLES.keys.join(', ')}" if missing.any?
+    needed = ROLES.reject { |_, role| role["optional"] }.keys
+    missing = needed.select { |role| with_role(role).empty? }
+    raise Invalid, "#{file}: no machine has the role #{missing.join(', ')}; a lab needs each of: #{needed.join(', ')}" if missing.any?
 
-    several = ROLES.keys.find { |role| ROLES[role]["single"] && with_role(role).size > 1 }
-    return unless several
+    check_address if several?("load_balancer")
+    ROLES.each { |name, role| check_count(name, role["machines"], with_role(name).keys) }
+    several = several?("database")
+    check_with_database("consensus", several, with_role("database").keys, "they agree there which of them is the primary")
+    check_with_database("local_proxy", several, @machines.keys, "it leads every client to the primary")
+  end
 
-    raise Invalid, "#{file}: machines: the role #{several} is on #{with_role(several).keys.join(', ')}; allowed: one machine"
+  def check_address
+    address = @data["address"]
+    unless IPAddr.new(@data["network"]).include?(ip(address, "address"))
+      raise Invalid, "#{file}: address: #{address} is outside the lab's network #{@data['network']}; several load balancers share it"
+    end
+
+    taken = @data["machines"].find { |_, machine| machine["address"] == address }&.first
+    raise Invalid, "#{file}: address: #{address} is already used by #{taken}; several load balancers share an address of their own" if taken
+  end
+
+  def check_count(role, allowed, names)
+    return if allowed == "any" || names.size < 2 || (allowed == "majority" && names.size.odd?)
+
+    raise Invalid, "#{file}: the role #{role} is on #{names.join(', ')}; allowed: #{allowed == 'one' ? 'one machine' : MAJORITY}"
+  end
+
+  # The roles that a database on several machines needs, and that have no use with one.
+  def check_with_database(role, several, machines, why)
+    names = with_role(role).keys
+    if several && role == "consensus" && names.size < 3
+      raise Invalid, "#{file}: the role consensus is on #{names.empty? ? 'no machine' : names.join(', ')}; a database on " \
+                     "#{machines.join(', ')} needs it on three or more: #{why}"
+    end
+    missing = role == "consensus" || !several ? [] : machines - names
+    raise Invalid, "#{file}: #{missing.join(', ')} without the role #{role}; a database on several machines needs it on all: #{why}" if missing.any?
+    return if several || names.empty?
+
+    raise Invalid, "#{file}: the role #{role} is on #{names.join(', ')}; allowed: no machine, while the database is on one"
   end
 
   def check_ports
     @machines.each do |name, machine|
       taken = { SSH => "sshd" }
       @data["ports"].each do |service, port|
-        next unless machine["roles"].include?(LISTENS.fetch(service))
+        listens = LISTENS.fetch(service)
+        next unless machine["roles"].include?(listens) && Lab.ports(role(listens)).include?(service)
 
         if taken[port]
           raise Invalid, "#{file}: ports.#{service}: #{port} is not allowed: on #{name} it is already used by " \

@@ -30,8 +30,11 @@ class Provider
   # Removes it after the last machine.
   def remove = nil
 
-  # Returns where the host reaches a service: at the address of its machine.
-  def reach(service) = "#{@lab.machines[@lab.listening(service)]['address']}:#{@lab.data['ports'][service]}"
+  # Removes what only running machines need, after the last one has been halted.
+  def halted = nil
+
+  # Returns where the host reaches a service: at the address of its machine, or the one that several load balancers share.
+  def reach(service) = "#{@lab.shared?(service) ? @lab.data['address'] : @lab.machines[@lab.listening(service)]['address']}:#{@lab.data['ports'][service]}"
 
   # Returns how many seconds a machine has to shut down: 0 with --force. Vagrant's Docker provider ignores --force, and
   # vagrant-libvirt 0.11 asks the machine to shut down in spite of it.
@@ -49,6 +52,7 @@ class Provider
     case verb
     when "up" then prepare(create: true)
     when "provision", "reload" then prepare(create: false)
+    when "halt" then at_exit { halted }
     when "destroy" then at_exit { remove }
     end
   end
@@ -208,11 +212,24 @@ class Provider
       rescue SystemCallError, IOError, Timeout::Error, JSON::ParserError
         ["api-server"]
       end
+      unhealthy = ["admin"] if unhealthy.empty? && !admin?(uri)
       return true if unhealthy.empty?
 
       say "waiting for Airflow's #{unhealthy.join(', ')} (#{seconds} s)" if (seconds % 10).zero?
-      sleep 2
+      sleep(unhealthy == ["admin"] ? 10 : 2) # Airflow accepts five logins in 40 s
     end
+    false
+  end
+
+  # Returns whether the admin can log in. With several databases no machine waits for it: there may be no primary yet.
+  def admin?(uri)
+    return true unless @lab.several?("database")
+
+    login = { username: "admin", password: JSON.parse(File.read(@lab.state("secrets.json")))["airflow_admin_password"] }
+    Net::HTTP.start(uri.host, uri.port, nil) do |http|
+      http.post("/auth/token", JSON.generate(login), "Content-Type" => "application/json").is_a?(Net::HTTPSuccess)
+    end
+  rescue SystemCallError, IOError, Timeout::Error
     false
   end
 

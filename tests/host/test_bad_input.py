@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ def elsewhere(checkout: Checkout) -> Checkout:
     ("variable", "value", "allowed"),
     [
         ("BROKER", "kafka", "redis, rabbitmq"),
+        ("LAYOUT", "cloud", "single, ha"),
         ("PROVIDER", "hyperv", "docker, libvirt, virtualbox"),
         ("TIME_FACTOR", "0", "1 to 100"),
         ("WORKERS", "0", "1 or more"),
@@ -44,10 +46,21 @@ def set_timing(**seconds: int) -> Change:
     return lambda lab: lab["timing_profiles"]["fast"].update(seconds)
 
 
+def set_layout(layout: str, **roles: list[str]) -> Change:
+    """Choose a layout, with other roles for some machines."""
+
+    def change(lab: dict[str, Any]) -> None:
+        lab["layout"] = layout
+        for name, given in roles.items():
+            lab["layouts"][layout][name]["roles"] = given
+
+    return change
+
+
 MISTAKES: dict[str, tuple[Change, str]] = {
     "unknown role": (
         set_machine("master1", roles=["webserver"]),
-        'machines.master1.roles[0]: "webserver" is not allowed; allowed: database, queue, load_balancer',
+        'machines.master1.roles[0]: "webserver" is not allowed; allowed: consensus, local_proxy, database, queue',
     ),
     "two machines with one address": (
         set_machine("master2", address="192.168.56.11"),
@@ -91,8 +104,11 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "ports.worker_log_server: 22 is not allowed: on worker1 it is already used by sshd",
     ),
     "a port of two roles on one machine": (
-        set_machine("broker", roles=["database", "queue", "load_balancer", "flower", "api_server"]),
-        "ports.api_server: 8080 is not allowed: on broker it is already used by load_balancer",
+        lambda lab: (
+            lab["ports"].update(flower_local=8081),
+            lab["machines"]["broker"]["roles"].append("api_server"),
+        ),
+        "ports.flower_local: 8081 is not allowed: on broker it is already used by api_server",
     ),
     "a port of the host that is forwarded twice": (
         lambda lab: lab["forwarded_ports"].update(flower=8080),
@@ -100,13 +116,43 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "two databases": (
         set_machine("master2", roles=["api_server", "scheduler", "dag_processor", "triggerer", "database"]),
-        "the role database is on broker, master2; allowed: one machine",
+        "the role database is on broker, master2; allowed: one machine, or an odd number from three on: of two,",
     ),
-    "two queue servers and two load balancers": (
-        set_machine("master1", roles=["queue", "load_balancer", "scheduler"]),
-        "the role queue is on broker, master1; allowed: one machine",
+    "two queue servers": (
+        set_machine("master1", roles=["queue", "scheduler"]),
+        "the role queue is on broker, master1; allowed: one machine, or an odd number from three on",
     ),
-    "misspelt key": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: postgresql,"),
+    "three databases without a consensus": (
+        lambda lab: [lab["machines"][name]["roles"].append("database") for name in ("master1", "master2")],
+        "the role consensus is on no machine; a database on broker, master1, master2 needs it on three or more: they",
+    ),
+    "three databases to which no proxy leads": (
+        set_layout("ha", worker1=["worker"]),
+        "worker1 without the role local_proxy; a database on several machines needs it on all: it leads every client",
+    ),
+    "a consensus for one database": (
+        set_machine("broker", roles=["consensus", "database", "queue", "load_balancer", "flower"]),
+        "the role consensus is on broker; allowed: no machine, while the database is on one",
+    ),
+    "a layout without a queue": (
+        set_layout(
+            "ha", **{name: ["consensus", "local_proxy", "database"] for name in ("broker", "master1", "master2")}
+        ),
+        "no machine has the role queue, load_balancer, flower,",
+    ),
+    "a layout of a machine that does not exist": (
+        lambda lab: lab["layouts"]["single"].update(master3={"memory_mb": 1024}),
+        "layouts.single: no machine master3; allowed: broker, master1,",
+    ),
+    "the address of a machine for the load balancers": (
+        lambda lab: lab.update(address="192.168.56.11", layout="ha"),
+        "address: 192.168.56.11 is already used by master1; several load balancers share an address of their own",
+    ),
+    "an address for the load balancers outside the network": (
+        lambda lab: lab.update(address="10.0.0.9", layout="ha"),
+        "address: 10.0.0.9 is outside the lab's network 192.168.56.0/24; several load balancers share it",
+    ),
+    "misspelt key": (lambda lab: lab["ports"].update(rediss=6380), "ports: unknown key rediss; allowed: etcd,"),
     "missing key": (
         lambda lab: lab["timing_profiles"]["fast"].pop("queued_timeout"),
         "timing_profiles.fast: queued_timeout missing",

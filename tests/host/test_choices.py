@@ -17,7 +17,7 @@ from tests.support.commands import Commands, ruby
 SAVE = "Lab.new(ARGV[0]).save"
 PROVIDE = "lab = Lab.new(ARGV[0]); LibvirtProvider.new(lab); lab.save"
 CHECK = "lab = Lab.new(ARGV[0]); Provider.new(lab).check(create: false); lab.save"
-CHOICES = ("BROKER", "PROVIDER", "WORKERS", "TIMINGS", "TIME_FACTOR", "REVISION", "DAGS")
+CHOICES = ("LAYOUT", "BROKER", "PROVIDER", "WORKERS", "TIMINGS", "TIME_FACTOR", "REVISION", "DAGS")
 ID = "0123456789ab"
 WITHOUT = {name: value for name, value in os.environ.items() if name not in CHOICES}
 
@@ -70,6 +70,24 @@ def test_revision_is_remembered(checkout: Checkout) -> None:
     assert checkout.save().revision == 1
     assert checkout.save(REVISION="2").revision == 2
     assert checkout.save().revision == 2
+
+
+def test_layout_says_which_roles_each_machine_has(checkout: Checkout) -> None:
+    assert not checkout.save().several("database")
+    lab = checkout.save(LAYOUT="ha")
+    assert [machine.name for machine in lab.with_role("database")] == ["broker", "master1", "master2"]
+    assert (lab.address, checkout.save().layout) == ("192.168.56.9", "ha")
+    assert checkout.save(LAYOUT="single").address == ""
+
+
+def test_machines_keep_the_layout_that_they_were_created_with(checkout: Checkout) -> None:
+    checkout.save(LAYOUT="ha")
+    identity = checkout.root / ".vagrant" / "machines" / "broker" / "docker" / "id"
+    identity.parent.mkdir(parents=True)
+    identity.write_text(ID)
+    done = ruby(SAVE, checkout.root, library="libvirt", environment=WITHOUT | {"LAYOUT": "single"})
+    assert "LAYOUT: single is not allowed while machines exist that were created with LAYOUT=ha: broker." in done.stderr
+    assert checkout.save().layout == "ha"
 
 
 def test_edit_of_lab_json_takes_effect_at_the_next_provisioning(checkout: Checkout) -> None:

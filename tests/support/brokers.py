@@ -41,8 +41,8 @@ def queue_depth(topology: Topology, secret: dict[str, str], queue: str) -> int:
 
 def check_only_broker(queue: Guest, broker: str) -> None:
     """Asserts that a broker runs, and the other does not."""
-    other = queue.host.service(LAB.topology.queue_unit(OTHER[broker]))
-    assert queue.host.service(LAB.topology.queue_unit(broker)).is_running
+    other = queue.host.service(LAB.topology.queue_units(OTHER[broker])[0])
+    assert queue.host.service(LAB.topology.queue_units(broker)[0]).is_running
     assert not other.is_running
     assert not other.is_enabled
 

@@ -44,6 +44,10 @@ CAUSES = (
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.OperationalError) "),
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.errors.AdminShutdown) "),
             Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg2.errors.CrashShutdown) "),
+            # The API server's asynchronous connections.
+            Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg.OperationalError) "),
+            Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg.errors.AdminShutdown) "),
+            Expected("airflow-*", "sqlalchemy.exc.OperationalError: (psycopg.errors.CrashShutdown) "),
             # The API server had begun to answer a request.
             Expected(
                 "airflow-api-server",

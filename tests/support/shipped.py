@@ -1,4 +1,4 @@
-"""The lab of config/lab.json without any choice, for tests that need no Ruby to resolve it. `make format` renews it."""
+"""The lab of config/lab.json in both layouts, for tests that need no Ruby to resolve it. `make format` renews them."""
 
 from __future__ import annotations
 
@@ -10,3 +10,4 @@ from tests.support import ROOT
 
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "tests" / "support" / "lab.json").read_text())
 SHIPPED = Topology.from_document(DOCUMENT)
+HA = Topology.from_document(json.loads((ROOT / "tests" / "support" / "lab-ha.json").read_text()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +61,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     lab.eventually = lambda check, **_: eventually(check, seconds=2, every=0.01)
     lab.seconds = lambda seconds: 0 if seconds > 5 else seconds
     monkeypatch.setattr(execution, "Progress", Progress)
+    monkeypatch.setattr(execution.Commits, "working", lambda *_, **__: nullcontext())
     monkeypatch.setattr(execution, "problems", lambda _: [])
     monkeypatch.setattr(execution, "heal", lambda _: [], raising=False)
     monkeypatch.setattr(faults, "heal", lambda _: [])
@@ -203,7 +204,7 @@ def test_evidence_that_cannot_be_read_is_named(lab: Any, monkeypatch: pytest.Mon
     written.write("begin", at=0)
     evidence.collect(lab, written, {"run": "ledger"})
     unreadable = {line["what"]: line["error"] for line in of_kind(written.lines(), "unreadable")}
-    expected = ("Airflow's records of the runs", "the records of the tasks")
+    expected = ("Airflow's records of the runs", "the records of the tasks", "the numbers that were committed")
     assert unreadable == dict.fromkeys(expected, "OperationalError: connection refused")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from lab.drills import DRILLS
-from lab.faults import FAULTS, UnknownError, endpoints
-from lab.topology import ALL
+from lab.checkout import Lab
+from lab.faults import UnknownError, endpoints, partition
 from tests.support.shipped import SHIPPED
 
 
@@ -45,13 +46,11 @@ def test_unknown_peer_is_named_with_those_that_exist() -> None:
         endpoints(SHIPPED, "moon")
 
 
-@pytest.mark.parametrize("name", DRILLS)
-def test_drill_affects_existing_machines_and_services(name: str) -> None:
-    drill = DRILLS[name]
-    victims = drill.victims(SHIPPED)
-    assert victims == (ALL,) or set(victims) <= {machine.name for machine in SHIPPED.machines}
-    assert bool(drill.target) == bool(FAULTS[drill.fault].takes)
-    if FAULTS[drill.fault].takes == "service":
-        assert all(drill.target in SHIPPED.services(victim) for victim in victims)
-    if FAULTS[drill.fault].takes == "peers":
-        assert endpoints(SHIPPED, drill.target)
+def test_cut_from_others_needs_no_names() -> None:
+    """`partition worker1 others` is about all machines of the lab, whichever they are."""
+    commands: list[str] = []
+    guest = SimpleNamespace(run_script=commands.append)
+    lab = SimpleNamespace(topology=SHIPPED, machines=SimpleNamespace(guest=lambda _: guest))
+    partition(cast(Lab, lab), "worker1", "others")
+    for name, address in SHIPPED.hosts.items():
+        assert (f"ip saddr {address} " in commands[0]) == (name != "worker1")

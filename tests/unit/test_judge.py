@@ -264,3 +264,28 @@ def test_partition_cuts_both_machines_off(machine: str, peer: str) -> None:
     assert "attempt used" not in [rule for rule, _ in rules(found)]
     found = verdict(usual, events=event(0, "partition", ["worker2"], 10, 30, target="broker"))
     assert ("attempt used", "work[90]") in rules(found)
+
+
+@pytest.mark.parametrize(
+    ("phases", "there", "lost"),
+    [
+        ({1: "ok", 2: "ok", 3: "ok"}, [1, 2, 3], ""),
+        ({1: "ok", 2: "unknown", 3: "ok"}, [1, 3], ""),  # nobody was told that it is there
+        ({1: "ok", 2: "unknown", 3: "ok"}, [1, 2, 3], ""),
+        ({1: "ok", 2: "ok", 3: "ok"}, [1], "2 commits that were acknowledged, the first is number 2"),
+    ],
+)
+def test_acknowledged_commit_that_is_missing_is_lost(phases: dict[int, str], there: list[int], lost: str) -> None:
+    commits = [
+        {"at": 10.0 * number, "kind": "commit", "number": number, "phase": phase, "took": 0.5}
+        for number, phase in phases.items()
+    ]
+    found = verdict(commits, [{"at": 94.0, "kind": "committed", "numbers": there}])
+    assert [one.what for one in found.findings] == [lost] * bool(lost)
+    assert (found.commits, found.write_gap) == ((3, 10.0) if "unknown" not in phases.values() else (2, 20.0))
+
+
+def test_cut_from_all_others_is_a_cut_from_all_their_roles() -> None:
+    silence = event(0, "partition", ["worker1"], 37, 70, target="others")
+    ended_late = task(0, attempt("worker1", 56, 57, number=2), attempt("worker1", 30, 71, number=1, committed=False))
+    assert "executed twice" not in [rule for rule, _ in rules(verdict(ended_late, events=silence))]

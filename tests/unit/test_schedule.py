@@ -15,7 +15,8 @@ from lab.changes import CHANGES
 from lab.coverage import rows, tried, untried
 from lab.drills import DRILLS
 from lab.schedule import Event, Schedule, ScheduleError, Work
-from tests.support.shipped import SHIPPED
+from lab.topology import Topology
+from tests.support.shipped import HA, SHIPPED
 
 SEEDS = range(300)
 GOOD = Schedule("a", "A", "redis", (Work("ledger", {"tasks": 4}),), (Event("crash", ("worker1",), hold=5),))
@@ -39,13 +40,14 @@ def test_every_drawn_schedule_can_be_run_saved_and_loaded(faults: int, tmp_path:
         assert schedule.load(tmp_path / "schedule.json") == drawn
 
 
-def test_all_work_all_events_all_machines_and_both_brokers_are_drawn() -> None:
-    drawn = [draw.draw(seed, SHIPPED) for seed in SEEDS]
+@pytest.mark.parametrize("lab", [SHIPPED, HA], ids=lambda lab: lab.layout)
+def test_all_work_all_events_all_machines_and_both_brokers_are_drawn(lab: Topology) -> None:
+    drawn = [draw.draw(seed, lab) for seed in SEEDS]
     events = [event for one in drawn for event in one.events]
     assert {one.broker for one in drawn} == {"redis", "rabbitmq"}
-    assert {event.what for event in events} == set(draw.STRIKES)
-    assert set(draw.STRIKES) >= set(CHANGES)
-    assert {machine.name for machine in SHIPPED.machines} <= {name for event in events for name in event.machines}
+    assert {event.what for event in events} == set(draw.strikes(lab))
+    assert set(draw.strikes(HA)) >= set(CHANGES)
+    assert {machine.name for machine in lab.machines} <= {name for event in events for name in event.machines}
     assert {one.title.partition(";")[0] for one in drawn} == set(draw.WORKS)
 
 
@@ -67,10 +69,13 @@ def test_draw_prefers_what_was_not_tried() -> None:
     assert "crash" not in drawn
 
 
+@pytest.mark.parametrize("lab", [SHIPPED, HA], ids=lambda lab: lab.layout)
 @pytest.mark.parametrize("name", DRILLS)
-def test_every_named_drill_is_a_schedule_that_can_be_run(name: str) -> None:
-    schedule.check(DRILLS[name].schedule(name, SHIPPED), SHIPPED)
-    schedule.check(DRILLS[name].on(Work("mine"), name, SHIPPED), SHIPPED)
+def test_every_named_drill_is_a_schedule_that_can_be_run(name: str, lab: Topology) -> None:
+    for _ in range(10):  # some draw a machine
+        if DRILLS[name].fits(lab):
+            schedule.check(DRILLS[name].schedule(name, lab), lab)
+            schedule.check(DRILLS[name].on(Work("mine"), name, lab), lab)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,8 @@ def test_every_named_drill_is_a_schedule_that_can_be_run(name: str) -> None:
         (Event("crash", ("worker1",), hold=-1), "a negative number is not allowed"),
         (Event("join", ("worker2",)), "worker2 not allowed: join adds a worker, and removes it again"),
         (Event("fill", ("worker1",)), "fill: not on docker: "),
+        (Event("destroy", ("broker",)), "broker not allowed: destroy would lose the only database or the only queue"),
+        (Event("switchover", target="database"), "'database' not allowed; allowed: a role of several machines"),
     ],
 )
 def test_schedule_that_cannot_be_run_is_refused(event: Event, message: str) -> None:

@@ -21,20 +21,23 @@ from lab.topology import BROKERS, Topology
 from provision import operations
 from provision.operations import Context
 from provision.roles.airflow import deploy as airflow
+from provision.roles.database import cluster, single
 from provision.roles.load_balancer import deploy as load_balancer
-from provision.roles.queue import deploy as queue
-from tests.support.shipped import SHIPPED
+from provision.roles.queue import rabbitmq, redis
+from tests.support.shipped import HA, SHIPPED
 
 SECRETS = {
     name: f"the-{name}"
     for name in (
         "postgresql_password", "redis_password", "rabbitmq_password", "airflow_admin_password",
-        "flower_password", "fernet_key", "api_secret_key", "jwt_secret",
+        "flower_password", "fernet_key", "api_secret_key", "jwt_secret", "replication_password", "patroni_password",
+        "erlang_cookie",
     )
 }  # fmt: skip
 # By role, as in provision/deploy.py; `base` and `airflow` are on every machine.
 STEPS = {name: import_module(f"provision.roles.{name}.deploy") for name in ("base", "airflow", *ROLES)}
-FIRST = {role: SHIPPED.with_role(role)[0].name for role in ROLES}  # the first machine with each role
+FIRST = {role: HA.with_role(role)[0].name for role in ROLES}  # the first machine with each role, in both layouts
+LABS = (SHIPPED, HA)
 
 
 def rendered(broker: str, name: str, patch: pytest.MonkeyPatch, lab: Topology = SHIPPED) -> dict[str, str]:
@@ -55,8 +58,8 @@ def rendered(broker: str, name: str, patch: pytest.MonkeyPatch, lab: Topology = 
         return MagicMock()
 
     files = MagicMock(template=template, put=put)
-    for module in (operations, *STEPS.values()):
-        for library in ("apt", "files", "server", "systemd", "postgres"):
+    for module in (operations, cluster, single, rabbitmq, redis, *STEPS.values()):
+        for library in ("apt", "files", "server", "systemd", "postgres", "host"):
             if hasattr(module, library):
                 patch.setattr(module, library, files if library == "files" else MagicMock())
     for role, module in STEPS.items():
@@ -65,10 +68,15 @@ def rendered(broker: str, name: str, patch: pytest.MonkeyPatch, lab: Topology = 
     return written
 
 
+@pytest.fixture(params=LABS, ids=lambda lab: lab.layout)
+def lab(request: pytest.FixtureRequest) -> Topology:
+    return request.param
+
+
 @pytest.fixture(params=itertools.product(BROKERS, [one.name for one in SHIPPED.machines]), ids="-".join)
-def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def written(request: pytest.FixtureRequest, lab: Topology, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     broker, name = request.param
-    return rendered(broker, name, monkeypatch)
+    return rendered(broker, name, monkeypatch, lab)
 
 
 @pytest.fixture(params=BROKERS)
@@ -95,7 +103,7 @@ def test_units_run_a_command_and_are_always_restarted(written: dict[str, str]) -
     units = {
         path: cfg(text)
         for path, text in written.items()
-        if path.endswith(".service") and not re.search("database|drain|retire|watch", path)
+        if path.endswith(".service") and not re.search("database|content|drain|retire|watch", path)
     }
     assert units
     for unit in units.values():
@@ -104,21 +112,23 @@ def test_units_run_a_command_and_are_always_restarted(written: dict[str, str]) -
         assert unit["Unit"]["StartLimitIntervalSec"] == "0"
 
 
-def test_airflow_cfg_is_the_same_everywhere_and_has_no_secret(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [machine.name for machine in SHIPPED.machines]
-    text, *others = {rendered(broker, name, monkeypatch)["/opt/airflow/airflow.cfg"] for name in names}
+def test_airflow_cfg_is_the_same_everywhere_and_has_no_secret(
+    broker: str, lab: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [machine.name for machine in lab.machines]
+    text, *others = {rendered(broker, name, monkeypatch, lab)["/opt/airflow/airflow.cfg"] for name in names}
     assert not others
     assert not [value for value in SECRETS.values() if value in text]
 
 
-def test_airflow_knows_every_option(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_knows_every_option(broker: str, lab: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.configuration import conf
     from airflow.providers_manager import ProvidersManager
 
     ProvidersManager().initialize_providers_configuration()
     known = conf.configuration_description
     free = {"celery_broker_transport_options"}  # passed to kombu unchanged
-    config = cfg(rendered(broker, FIRST["scheduler"], monkeypatch)["/opt/airflow/airflow.cfg"])
+    config = cfg(rendered(broker, FIRST["scheduler"], monkeypatch, lab)["/opt/airflow/airflow.cfg"])
     for section in set(config.sections()) - free:
         for option in config[section]:
             assert option.removesuffix("_cmd") in known[section]["options"], f"[{section}] {option}"
@@ -185,23 +195,38 @@ def test_machine_without_a_secret_does_not_have_its_option() -> None:
     assert list(options) == ["broker_url_redis"]
 
 
-def test_database_urls_are_accepted_by_their_drivers() -> None:
+ENDPOINTS = {"single": (FIRST["database"], 5432), "ha": ("127.0.0.1", 6432)}  # of the database, for clients
+
+
+def test_database_urls_are_accepted_by_their_drivers(lab: Topology) -> None:
     from sqlalchemy import make_url
-    from sqlalchemy.dialects.postgresql import asyncpg, psycopg2
+    from sqlalchemy.dialects.postgresql import psycopg, psycopg2
 
-    options = airflow.secret_options(SHIPPED, SECRETS)
-    _, words = psycopg2.dialect().create_connect_args(make_url(options["sql_alchemy_conn"]))
-    assert (words["host"], words["port"], words["dbname"]) == (FIRST["database"], "5432", "airflow")
-    _, words = asyncpg.dialect().create_connect_args(make_url(options["sql_alchemy_conn_async"]))
-    assert set(words) <= {"host", "port", "user", "password", "database", "target_session_attrs"}
+    options = airflow.secret_options(lab, SECRETS)
+    host, port = ENDPOINTS[lab.layout]
+    for dialect, option in ((psycopg2, "sql_alchemy_conn"), (psycopg, "sql_alchemy_conn_async")):
+        _, words = dialect.dialect().create_connect_args(make_url(options[option]))
+        assert (words["host"], words["port"], words["dbname"]) == (host, str(port), "airflow")
+        assert words["connect_timeout"] == "3"
 
 
-def test_only_the_machine_with_the_database_writes_the_connections(written: dict[str, str]) -> None:
+def test_only_machines_with_the_database_write_the_connections(lab: Topology, written: dict[str, str]) -> None:
     text = written.get("/opt/airflow/connections.yml")
-    assert (text is not None) == ("/etc/postgresql/17/main/pg_hba.conf" in written)
+    file = {"single": "/etc/postgresql/17/main/pg_hba.conf", "ha": "/etc/patroni/config.yml"}[lab.layout]
+    assert (text is not None) == (file in written)
     if text:
         connection = yaml.safe_load(text)["lab_database"]
-        assert (connection["host"], connection["password"]) == (FIRST["database"], "the-postgresql_password")
+        assert (connection["host"], connection["port"]) == ENDPOINTS[lab.layout]
+        assert connection["password"] == "the-postgresql_password"  # noqa: S105
+
+
+def test_patroni_reads_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine in HA.with_role("database"):
+        settings = yaml.safe_load(rendered("redis", machine.name, monkeypatch, HA)["/etc/patroni/config.yml"])
+        assert settings["name"] == machine.name
+        assert settings["etcd3"]["hosts"] == ["192.168.56.10:2379", "192.168.56.11:2379", "192.168.56.12:2379"]
+        assert settings["bootstrap"]["dcs"]["synchronous_mode"] == "quorum"
+        assert settings["postgresql"]["pg_hba"][-1] == "host airflow,lab airflow 192.168.56.0/24 scram-sha-256"
 
 
 def test_nginx_knows_both_api_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +240,7 @@ def test_rabbitmq_defines_only_the_labs_user_and_virtual_host(monkeypatch: pytes
     definitions = json.loads(files["/etc/rabbitmq/definitions.json"])
     assert [user["name"] for user in definitions["users"]] == ["airflow"]
     assert definitions["vhosts"] == [{"name": "airflow", "metadata": {"default_queue_type": "quorum"}}]
-    assert "/etc/redis/redis.conf" not in files
+    assert "/etc/redis/lab.conf" not in files
 
 
 def test_passwords_are_hashed_as_their_readers_expect() -> None:
@@ -223,7 +248,7 @@ def test_passwords_are_hashed_as_their_readers_expect() -> None:
     import base64
     import hashlib
 
-    stored = base64.b64decode(queue.password_hash("test12"))
+    stored = base64.b64decode(rabbitmq.password_hash("test12"))
     assert stored[4:] == hashlib.sha256(stored[:4] + b"test12").digest()
     stored = base64.b64decode(load_balancer.ssha("test12"))
     assert stored[:20] == hashlib.sha1(b"test12" + stored[20:], usedforsecurity=False).digest()

@@ -33,7 +33,7 @@ def test_addresses_of_workers_that_may_join_are_known() -> None:
 
 
 def test_endpoints_are_lists() -> None:
-    assert SHIPPED.endpoints("api_server", "api_server") == ["master1:8080", "master2:8080"]
+    assert SHIPPED.endpoints("api_server", "api_server") == ["master1:8081", "master2:8081"]
     queue = SHIPPED.with_role("queue")[0].name
     assert replace(SHIPPED, broker="rabbitmq").endpoints("queue", "broker") == [f"{queue}:5672"]
 

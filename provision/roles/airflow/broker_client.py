@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +22,11 @@ class BrokerClient:
         """Ask the broker `name`; a worker has `wait` seconds to answer."""
         self.name = name
         self.wait = wait
-        self.app = Celery(broker=secret(f"broker_url_{name}"), set_as_current=False)
+        url = secret(f"broker_url_{name}")
+        self.app = Celery(broker=url, set_as_current=False)
+        if url.startswith("sentinel:"):
+            options = {"master_name": "lab", "sentinel_kwargs": json.loads(secret("sentinel_kwargs"))}
+            self.app.conf.broker_transport_options = options
 
     def queued(self, queues: Iterable[str]) -> int:
         """Return how many messages are in `queues`; a queue that does not exist has none."""

@@ -4,6 +4,7 @@ Environment and airflow.cfg are the same on every machine. airflow.cfg names a f
 files that its roles need.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ CONFIG = HERE.parents[2] / "config"
 HOME = "/opt/airflow"
 COMMON = f"{HOME}/airflow.cfg"
 VENV = f"{HOME}/venv"  # a link to the environment of the lock
+NAMES = ("lab_executor", "heartbeat_path", "message_lease", "no_delayed_delivery")
 # Airflow has this folder in its Python path.
-MODULES = {name: f"{HOME}/config/{name}.py" for name in ("lab_executor", "heartbeat_path", "message_lease")}
+MODULES = {name: f"{HOME}/config/{name}.py" for name in NAMES}
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
 # One folder for each lock: a running service keeps using the environment that it was started from.
@@ -90,30 +92,54 @@ def secret_options(lab: Topology, secrets: Mapping[str, str]) -> dict[str, str]:
     """Return the secret options of airflow.cfg whose values can be made from `secrets`."""
     database = ""
     if password := secrets.get("postgresql_password"):
-        hosts = "&".join(f"host={endpoint}" for endpoint in lab.endpoints("database", "postgresql"))
+        hosts = "&".join(f"host={endpoint}" for endpoint in lab.reached("database", "postgresql"))
         database = f"airflow:{password}@/airflow?{hosts}&target_session_attrs=read-write"
     alive = (
         f"connect_timeout={lab.seconds(3)}&keepalives_idle=5&keepalives_interval={lab.seconds(2)}&keepalives_count=3"
         f"&tcp_user_timeout={lab.seconds(10) * 1000}"
     )
     options = {
-        # asyncpg refuses libpq's parameters.
         "sql_alchemy_conn": database and f"postgresql+psycopg2://{database}&{alive}",
-        "sql_alchemy_conn_async": database and f"postgresql+asyncpg://{database}",
+        "sql_alchemy_conn_async": database and f"postgresql+psycopg_async://{database}&{alive}",
         **{f"broker_url_{broker}": broker_url(replace(lab, broker=broker), secrets) for broker in BROKERS},
         "fernet_key": secrets.get("fernet_key", ""),
         "secret_key": secrets.get("api_secret_key", ""),
         "jwt_secret": secrets.get("jwt_secret", ""),
+        "sentinel_kwargs": _sentinel_kwargs(lab, secrets),
         "flower_basic_auth": secrets.get("flower_password") and f"admin:{secrets['flower_password']}",
     }
     return {option: value for option, value in options.items() if value}
 
 
+def _sentinel_kwargs(lab: Topology, secrets: Mapping[str, str]) -> str:
+    """Return how to connect to a Sentinel. Redis' client would try one that is frozen or off eight times."""
+    password = secrets.get("redis_password")
+    wait = lab.seconds(0.3)
+    kwargs = {"password": password, "socket_timeout": wait, "socket_connect_timeout": wait, "retry": None}
+    return json.dumps(kwargs) if password and lab.several("queue") else ""
+
+
 def broker_url(lab: Topology, secrets: Mapping[str, str]) -> str:
-    """Return the URLs of the queue servers, separated by semicolons, as Celery expects."""
-    if not (password := secrets.get(f"{lab.broker}_password")):
-        return ""
-    return ";".join(lab.broker_url(endpoint, password) for endpoint in lab.endpoints("queue", lab.broker))
+    """Return the URLs of the queue servers; empty without their password."""
+    password = secrets.get(f"{lab.broker}_password")
+    return lab.broker_urls(password) if password else ""
+
+
+# A queue for the control of a worker goes with its connection.
+ALONE: Mapping[str, object] = {"control_queue_exclusive": True, "event_queue_exclusive": True}
+
+
+def _of_a_cluster(lab: Topology) -> dict[str, object]:
+    """Return what Celery needs to leave a node of RabbitMQ that does not answer any more."""
+    return {
+        "broker_heartbeat": lab.seconds(4),
+        "broker_connection_timeout": lab.seconds(1),
+        # An exclusive queue is locked until the cluster has given up the frozen node: a worker that reconnects earlier
+        # would exit (RESOURCE_LOCKED).
+        "control_queue_durable": True,
+        "event_queue_durable": True,
+        "imports": ["no_delayed_delivery"],
+    }
 
 
 def celery_config(lab: Topology) -> dict[str, object]:
@@ -143,7 +169,6 @@ def celery_config(lab: Topology) -> dict[str, object]:
         config |= {
             "task_default_queue_type": "quorum",
             "task_create_missing_queue_type": "quorum",
-            "control_queue_exclusive": True,
-            "event_queue_exclusive": True,
+            **(_of_a_cluster(lab) if lab.several("queue") else ALONE),
         }
     return config

@@ -23,6 +23,7 @@ TABLE = """
         PRIMARY KEY (machine, unit)
     )
 """
+DRAINED = "CREATE TABLE IF NOT EXISTS drained_brokers (broker text PRIMARY KEY)"
 ENTER = """
     INSERT INTO broker_clients VALUES (:machine, :unit, :service, :broker)
     ON CONFLICT (machine, unit) DO UPDATE SET broker = excluded.broker, service = excluded.service, since = now()
@@ -57,12 +58,14 @@ class Register:
             # CREATE ... IF NOT EXISTS is not atomic: it fails if two machines call it at the same time.
             connection.execute(text("SELECT pg_advisory_xact_lock(3)"))
             connection.execute(text(TABLE))
+            connection.execute(text(DRAINED))
 
     def enter(self, service: str, unit: str, broker: str) -> None:
         """Record that a unit of this machine uses `broker`, and delete the rows of units that no longer exist here."""
         row = {"machine": HERE, "unit": unit, "service": service, "broker": broker}
         with self.engine.begin() as connection:
             connection.execute(text(ENTER), row)
+            connection.execute(text("DELETE FROM drained_brokers WHERE broker = :broker"), {"broker": broker})
         for client in self.clients(service):
             if client.machine == HERE and not (UNITS / f"{client.unit}.service").exists():
                 self.leave(client.unit)
@@ -72,6 +75,18 @@ class Register:
         with self.engine.begin() as connection:
             query = text("DELETE FROM broker_clients WHERE (machine, unit) = (:machine, :unit)")
             connection.execute(query, {"machine": HERE, "unit": unit})
+
+    def note_drained(self, broker: str) -> None:
+        """Record that no service uses a broker any more, and that its queues are empty."""
+        with self.engine.begin() as connection:
+            query = text("INSERT INTO drained_brokers VALUES (:broker) ON CONFLICT DO NOTHING")
+            connection.execute(query, {"broker": broker})
+
+    def drained(self, broker: str) -> bool:
+        """Return whether that was recorded since a service began to use the broker."""
+        with self.engine.connect() as connection:
+            query = text("SELECT count(*) FROM drained_brokers WHERE broker = :broker")
+            return bool(connection.execute(query, {"broker": broker}).scalar())
 
     def clients(self, service: str) -> list[Client]:
         """Return the units of a service, also of machines that have been destroyed."""

@@ -33,6 +33,10 @@ class Service:
     stop_timeout: int = 20
     alias: str = ""
 
+    @property
+    def uses_broker(self) -> bool:
+        return self.config != airflow.COMMON
+
 
 def write_unit(context: Context, service: Service, path: str = "") -> list[str]:
     """Write the unit of a service, to `path` if it is given, and return all files that the service reads."""
@@ -45,7 +49,7 @@ def write_unit(context: Context, service: Service, path: str = "") -> list[str]:
     )
     # airflow.cfg changes with the broker. A service that does not use the broker would restart without need, so this
     # returns the file of one broker instead: every other change is in that file too.
-    config = airflow.config_of("redis") if service.config == airflow.COMMON else service.config
+    config = service.config if service.uses_broker else airflow.config_of("redis")
     return [written, config, *airflow.READS]
 
 

@@ -1,101 +1,74 @@
-"""PostgreSQL, and Airflow's content in it: tables, the admin, connections and variables."""
+"""PostgreSQL, on one machine or on several with Patroni, and Airflow's content in it."""
 
-from pathlib import Path
+import json
 from typing import Any
 
-from pyinfra import host
-from pyinfra.facts.files import Directory
-from pyinfra.operations import postgres, server
-
-from provision.operations import Context, digest, packages, restart_always, run_once, service, template, write_secret
+from provision.operations import Context, digest, packages, run_once, template, write_secret
 from provision.roles.airflow import deploy as airflow
+from provision.roles.airflow.service import ETC
+from provision.roles.database import cluster, single
 
-HERE = Path(__file__).parent
-ETC = "/etc/postgresql/17/main"
-SERVICE = "postgresql@17-main.service"
+CONTENT = f"{airflow.HOME}/content.json"
 
 
 def install() -> None:
-    packages("postgresql-17")
+    # python3-etcd: apt would take Patroni's client of another store.
+    packages("postgresql-17", "patroni", "python3-etcd")
 
 
 def configure(context: Context) -> None:
-    lab = context.lab
-    owner: dict[str, Any] = {"user": "postgres", "group": "postgres"}
-    # Debian's package creates both when it is installed, but they are removed from the box.
-    server.shell(
-        name="Create the cluster and its certificate",
-        commands=["make-ssl-cert generate-default-snakeoil", "pg_createcluster 17 main"],
-        _if=lambda: not host.get_fact(Directory, "/var/lib/postgresql/17/main"),
-    )
-    config = template(HERE / "lab.conf.j2", f"{ETC}/conf.d/lab.conf", **owner, lab=lab)
-    access = template(HERE / "pg_hba.conf.j2", f"{ETC}/pg_hba.conf", **owner, mode="640", lab=lab)
-    service(SERVICE, reads=[config, access, restart_always(SERVICE)])
+    if context.lab.several("database"):
+        cluster.configure(context)
+    else:
+        single.configure(context)
+    fill(context)
 
-    as_postgres: dict[str, Any] = {"_su_user": "postgres"}
-    postgres.role(name="Create the role airflow", role="airflow", login=True, **as_postgres)
-    sql = f"ALTER ROLE airflow PASSWORD '{context.secrets['postgresql_password']}';\n"
-    password = write_secret(sql, f"{ETC}/password.sql", **owner)
+
+def fill(context: Context) -> None:
+    """Let `content.py` migrate the database and import the admin, the connections and the variables."""
+    content = json.dumps(steps(context), indent=2)
+    write_secret(content, CONTENT)
+    template(single.HERE / "airflow-content.service.j2", f"{ETC}/airflow-content.service", venv=airflow.ENVIRONMENT)
     run_once(
-        "Set the role's password",
-        key="postgresql_password",
-        digest=digest(sql),
-        commands=[f"cd / && setpriv --reuid=postgres --regid=postgres --init-groups psql --quiet --file={password}"],
+        "Migrate the database; import the admin, connections and variables",
+        key="content",
+        digest=digest(content),
+        commands=[
+            "systemctl daemon-reload",
+            f"set -a && . {airflow.HOME}/airflow.env && PYTHONPATH=/vagrant {airflow.VENV}/bin/python"
+            " -m provision.roles.database.content",
+        ],
     )
-    for name in ("airflow", "lab"):
-        postgres.database(name=f"Create the database {name}", database=name, owner="airflow", **as_postgres)
-
-    run_once(
-        "Migrate Airflow's database",
-        key="migration",
-        digest=digest(airflow.LOCK.read_text()),
-        commands=["airflow db migrate"],
-    )
-    import_settings(context)
 
 
-def import_settings(context: Context) -> None:
-    """Import the admin, the connections and the variables with Airflow's own commands."""
+def steps(context: Context) -> list[dict[str, Any]]:
+    """Return the steps of `content.py`, with a digest of what each depends on."""
     private: dict[str, Any] = {"user": "root", "group": "airflow", "mode": "640"}
     password = context.secrets["airflow_admin_password"]
     # Both commands ask for the password twice; without a terminal they read it from standard input.
     answers = write_secret(f"{password}\n{password}\n", f"{airflow.HOME}/admin-password", **private)
     ask = f"setsid --wait airflow users {{}} <{answers}"
-    run_once(
-        "Create the user admin",
-        key="admin",
-        digest=digest(password),
-        commands=[
-            ask.format("create --username admin --firstname Ad --lastname Min --role Admin --email admin@example.com"),
-            f"[ ! -e /var/lib/airflow-lab/admin ] || {ask.format('reset-password --username admin')}",
-        ],
-    )
-    database = lab_database(context)
-    connections = template(
-        airflow.CONFIG / "connections.yml.j2",
-        f"{airflow.HOME}/connections.yml",
-        **private,
-        database=database,
-        postgresql_password=context.secrets["postgresql_password"],
-    )
+    endpoint = context.lab.reached("database", "postgresql")[0]
+    values: dict[str, Any] = {
+        "database": dict(zip(("host", "port"), endpoint.split(":"), strict=True)),
+        "postgresql_password": context.secrets["postgresql_password"],
+    }
+    source = airflow.CONFIG / "connections.yml.j2"
+    connections = template(source, f"{airflow.HOME}/connections.yml", **private, **values)
+    overwrite = "airflow connections import --overwrite"
     variables = airflow.CONFIG / "variables.json"
-    run_once(
-        "Import connections.yml",
-        key="connections",
-        digest=digest(
-            (airflow.CONFIG / "connections.yml.j2").read_text(), str(database), context.secrets["postgresql_password"]
+    return [
+        step("migration", airflow.LOCK.read_text(), "airflow db migrate"),
+        step(
+            "admin",
+            password,
+            ask.format("create --username admin --firstname Ad --lastname Min --role Admin --email admin@example.com"),
+            f'[ -z "$BEFORE" ] || {ask.format("reset-password --username admin")}',
         ),
-        commands=[f"airflow connections import --overwrite {connections}"],
-    )
-    run_once(
-        "Import variables.json",
-        key="variables",
-        digest=digest(variables.read_text()),
-        commands=[f"airflow variables import {variables}"],
-    )
+        step("connections", source.read_text() + json.dumps(values), f"{overwrite} {connections}"),
+        step("variables", variables.read_text(), f"airflow variables import {variables}"),
+    ]
 
 
-def lab_database(context: Context) -> dict[str, object]:
-    """Return the variable `database` of connections.yml.j2."""
-    machine = context.lab.with_role("database")[0]
-    return {"host": machine.name, "port": context.lab.ports["postgresql"]}
+def step(name: str, depends: str, *commands: str) -> dict[str, Any]:
+    return {"name": name, "digest": digest(depends), "commands": commands}

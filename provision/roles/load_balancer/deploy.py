@@ -1,18 +1,24 @@
-"""nginx: in front of the api-servers for the UI, the REST API and the workers, and in front of Flower."""
+"""nginx: in front of the api-servers for the UI, the REST API and the workers, and in front of Flower.
+
+If several machines have it, keepalived gives an address that stays to one of them whose nginx answers.
+"""
 
 import base64
 import hashlib
 from pathlib import Path
 
+from pyinfra import host
+from pyinfra.facts.server import Command
 from pyinfra.operations import files
 
 from provision.operations import Context, packages, restart_always, service, template
 
 HERE = Path(__file__).parent
+KEEPALIVED = "/etc/keepalived"
 
 
 def install() -> None:
-    packages("nginx-light")
+    packages("nginx-light", "keepalived")
 
 
 def configure(context: Context) -> None:
@@ -27,7 +33,27 @@ def configure(context: Context) -> None:
     config = template(
         HERE / "airflow.conf.j2", "/etc/nginx/conf.d/airflow.conf", lab=context.lab, flower=flower(context)
     )
-    service("nginx.service", reads=[config, users, restart_always("nginx.service")])
+    rolls = "load_balancer" if context.lab.several("load_balancer") else ""
+    service("nginx.service", reads=[config, users, restart_always("nginx.service")], rolls=rolls)
+    if rolls:
+        share_address(context)
+
+
+def share_address(context: Context) -> None:
+    machine, names = context.machine, [one.name for one in context.lab.with_role("load_balancer")]
+    others = template(
+        HERE / "reaches-others.sh.j2", f"{KEEPALIVED}/reaches-others", mode="755", lab=context.lab, machine=machine
+    )
+    config = template(
+        HERE / "keepalived.conf.j2",
+        f"{KEEPALIVED}/keepalived.conf",
+        lab=context.lab,
+        machine=machine,
+        number=names.index(machine.name),
+        others=others,
+        interface=host.get_fact(Command, f"ip -oneline addr show to {machine.address} | cut -d' ' -f2"),
+    )
+    service("keepalived.service", reads=[config, others, restart_always("keepalived.service")])
 
 
 def flower(context: Context) -> str:

@@ -57,10 +57,12 @@ def holding(broker: BrokerClient) -> Iterator[str]:
 def drain(name: str) -> None:
     """Stop the queue server of a broker when no service uses it and its queues are empty."""
     STATUS.parent.mkdir(exist_ok=True)
-    client = BrokerClient(name, Topology.of_this_machine().seconds(3))
-    wait_until_nothing(lambda: "; ".join(holding(client)), STATUS)
+    client, register = BrokerClient(name, Topology.of_this_machine().seconds(3)), Register()
+    # Of several servers, the first that finds nothing stops; the others may then be too few to answer.
+    wait_until_nothing(lambda: "" if register.drained(name) else "; ".join(holding(client)), STATUS)
+    register.note_drained(name)
     print(f"stopping {name}", flush=True)
-    systemctl("disable", "--now", Topology.of_this_machine().queue_unit(name))
+    systemctl("disable", "--now", *Topology.of_this_machine().queue_units(name))
     systemctl("disable", f"airflow-drain-queue@{name}.service")
 
 

@@ -1,0 +1,23 @@
+#!/bin/sh
+# ha.sh [PYTEST ARGUMENTS]   tests the layout `ha` in a copy of this checkout, while the machines of this one are halted
+#
+# The copy is in .lab/ha. It uses the environments of this checkout, and its machines the same addresses.
+set -eu
+copy=.lab/ha
+running=$(vagrant status --machine-readable | grep -c ',state,running' || true)
+rm -rf "$copy/tests"
+mkdir -p "$copy/.lab"
+git ls-files -z | xargs -0 cp --parents --target-directory "$copy"
+ln -sfn "$PWD/.venv" "$copy/.venv"
+ln -sfn "$PWD/.lab/venv" "$copy/.lab/venv"
+vagrant halt
+finish() {
+  status=$?
+  (cd "$copy" && vagrant destroy --force) || status=1
+  [ "$running" = 0 ] || vagrant up || status=1
+  exit $status
+}
+trap finish EXIT
+cd "$copy"
+LAYOUT=ha vagrant up
+.venv/bin/pytest "$@" tests/ha tests/test_machines.py tests/test_services.py tests/test_cluster.py tests/test_drills.py
