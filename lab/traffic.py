@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -63,7 +64,7 @@ class ClientTraffic(Background):
                 self.history.write("request", at=at, phase="fail" if error else "ok", took=took, error=error)
 
 
-class DatabaseClient(Background):
+class DatabaseClient(Background, ABC):
     """Works with a database, and connects again after each error."""
 
     DATABASE = "lab"
@@ -86,8 +87,9 @@ class DatabaseClient(Background):
                     await connection.close()
             await asyncio.sleep(0.1)
 
+    @abstractmethod
     async def work(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        raise NotImplementedError
+        """Work until `done` is set, or an error ends the connection."""
 
 
 class Commits(DatabaseClient):

@@ -30,7 +30,7 @@ class Cluster:
         self.wait = lab.seconds(3)
 
     def ask(self, *words: str) -> dict[str, Any]:
-        """Return what etcdctl prints; CalledProcessError if there is no majority, or the cluster refuses."""
+        """Return what etcdctl prints; CalledProcessError without a majority, or if the cluster refuses."""
         limits = [f"--dial-timeout={self.wait}s", f"--command-timeout={self.wait}s", "--write-out=json"]
         command = ["etcdctl", f"--endpoints={self.endpoints}", *limits, *words]
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
