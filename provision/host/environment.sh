@@ -25,7 +25,8 @@ if [ -z "$(find "$folder/installed" -newer "$lock" 2>/dev/null)" ]; then
   say "installing $(packages "$lock") packages of $lock in $folder (half a minute or less)"
   python3 -m venv --clear "$folder" || incomplete
   cp nix/libraries.pth "$folder"/lib/python3.*/site-packages
-  "$folder/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$lock" || incomplete
+  # Twice quiet: pip warns once a package about each index of its configuration that it cannot read.
+  "$folder/bin/pip" install --quiet --quiet --disable-pip-version-check --require-hashes --requirement "$lock" || incomplete
   touch "$folder/installed"
 fi
 if [ $# -gt 2 ]; then
