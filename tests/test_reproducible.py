@@ -17,7 +17,7 @@ from tests.support.checkout import Checkout
 SECOND_LAB = {"WORKERS": "1"}  # runs in addition to the lab under test
 
 
-@pytest.mark.drawn
+@pytest.mark.thorough
 def test_two_labs_built_from_scratch_have_equal_manifests(tmp_path: Path) -> None:
     one, other = (_manifest_of_a_new_lab(tmp_path / "lab", build) for build in ("one", "other"))
     assert one.keys() == {"broker", "master1", "worker1"}
