@@ -154,8 +154,8 @@ def heal() -> None:
 @app.command()
 def switchover(role: Annotated[str, typer.Argument(help="database or queue")]) -> None:
     """Hand the database's primary, or the queue's master, to another machine, without a fault."""
-    if (name := canonical(role)) not in switchover_.HOLDERS:
-        raise fail(f"no switchover of {role!r}: {', '.join(switchover_.HOLDERS)}")
+    if (name := canonical(role)) not in switchover_.HANDED_OVER:
+        raise fail(f"no switchover of {role!r}: {', '.join(switchover_.HANDED_OVER)}")
     try:
         console.print(switchover_.switchover(this_lab(), name))
     except (switchover_.RefusedError, AssertionError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lab.case import NEEDS
 from lab.coverage import Cell, cells_of
 from lab.schedule import Event, Schedule, Work, destructible
-from lab.switchover import HOLDERS as HANDED
+from lab.switchover import HANDED_OVER
 from lab.topology import BROKERS, OTHERS, Topology
 
 CANDIDATES = 8  # schedules of which a soak takes the one that has been tried least
@@ -112,7 +112,7 @@ def destroy(topology: Topology, dice: Dice) -> Event:
 
 
 def hand_over(topology: Topology, dice: Dice) -> Event:
-    return Event("switchover", target=dice.choice([role for role in HANDED if topology.several(role)]))
+    return Event("switchover", target=dice.choice([role for role in HANDED_OVER if topology.several(role)]))
 
 
 def roll(topology: Topology, dice: Dice) -> Event:

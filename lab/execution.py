@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,12 +24,13 @@ from lab.history import History
 from lab.schedule import BUSIEST, HOLDERS, Event, Schedule, Work
 from lab.status import problems
 from lab.topology import ALL
-from lab.traffic import CONNECT, QUERY, ClientTraffic, Commits, DatabaseClient
+from lab.traffic import CONNECT, QUERY, ClientTraffic, Commits, DatabaseClient, PageTraffic
 
 Say = Callable[[str], None]
 MOMENT = 120  # seconds within which the moment of an event comes
 ANSWER = 10  # seconds that a request may take; the first one to an api-server that has just started took 6.6
 UNDO = 120  # seconds within which an event is undone
+PAGE = 1  # seconds that a page may take that needs no database
 STALLED = 90  # seconds without any change while tasks wait and none runs; then nothing will happen any more
 WAITING = ("none", "scheduled", "queued", *TERMINAL, "upstream_failed", "skipped", "removed")  # nothing goes on
 GIVE_UP = 300  # seconds after the last event in which work must end; then it is stuck
@@ -297,9 +298,15 @@ def run(chosen: Schedule, lab: Lab, say: Say, keep: bool = False, own: Own | Non
     execution = Execution(chosen, lab, history, say, progress, begun=[threading.Event() for _ in chosen.events])
     if own:
         own.before(execution)
-    traffic = ClientTraffic(lab.airflow, history, lab.seconds(ANSWER))
-    commits, ends = Commits(lab, history), lab.seconds(CONNECT)
-    with traffic.working(), progress.working(within=ends), commits.working(within=ends):
+    clients = [
+        ClientTraffic(lab.airflow, history, lab.seconds(ANSWER)),
+        PageTraffic(lab.airflow, history, lab.seconds(PAGE)),
+        Commits(lab, history),
+        progress,
+    ]
+    with ExitStack() as working:
+        for client in clients:
+            working.enter_context(client.working(within=lab.seconds(CONNECT)))
         trigger = threading.Thread(target=execution.trigger, daemon=True)
         events = [
             threading.Thread(target=execution.perform, args=[number], daemon=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lab.case import SETTLES, Case, Event, describe, hits, last, number_of, overlaps
 from lab.history import Line, of_kind
+from lab.roles import ROLES
 
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
 PATH = ("load_balancer", "api_server", "database")  # from a task to where its state is kept
@@ -46,7 +47,7 @@ class Verdict:
     `findings` are broken promises. `unavoidable` are attempts that were repeated and that no system could have spared.
     `unknown` is what the history does not show. `hits` has, for each event, how many tasks were in which phase when it
     began; `caught` how many needed what it struck, at any moment while it lasted. `write_gap` is the longest time, in
-    seconds, without a commit that was acknowledged.
+    seconds, without a commit that was acknowledged; `page_gap` without a page that an api-server answered.
     """
 
     outcome: str = PASSED
@@ -62,6 +63,7 @@ class Verdict:
     failed_requests: int = 0
     commits: int = 0
     write_gap: float | None = None
+    page_gap: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -86,7 +88,8 @@ def judge(lines: Sequence[Line]) -> Verdict:
     for run in acknowledged(case):
         judge_run(case, run, verdict)
     verdict.findings += lost_commits(lines)
-    verdict.commits, verdict.write_gap = commits(lines)
+    verdict.commits, verdict.write_gap = answers(lines, "commit")
+    _, verdict.page_gap = answers(lines, "page")
     verdict.findings += late(case)
     verdict.findings += outage(case, requests)
     verdict.findings += [Finding("unhealthy", line["text"]) for line in of_kind(lines, "problem")]
@@ -226,13 +229,12 @@ def unavoidable(case: Case, key: tuple[str, str], attempt: Line) -> str:
 def outages(case: Case) -> Iterator[tuple[float, float, str]]:
     """Return when no task reached its state for longer than its calls wait: begin, end, and because of what.
 
-    A role is away while each of its machines is struck. A machine that is only silent accepts calls again when it goes
-    on, before the calls are given up.
+    A role is away while each of its machines is struck, or the majority that it needs. A machine that is only silent
+    accepts calls again when it goes on, before the calls are given up.
     """
-    for role in PATH:
-        hosts = [name for name, roles in case.roles.items() if role in roles]
+    for role, lost in [(own, lost) for own in PATH for lost in losses(case, own)]:
         away = [(0.0, case.last, "", False)]
-        for host in hosts:
+        for host in lost:
             struck = [one for one in case.events if role in one.services(case.roles).get(host, ())]
             away = [
                 (max(begin, one.begin), min(end, one.end), describe(one), stopped or one.what in STOPS)
@@ -241,8 +243,15 @@ def outages(case: Case) -> Iterator[tuple[float, float, str]]:
                 if one.what in (*STOPS, *SILENCES)
             ]
         for begin, end, why, stopped in away:
-            if hosts and stopped and end - begin >= case.seconds(PATIENCE):
+            if lost and stopped and end - begin >= case.seconds(PATIENCE):
                 yield begin, end + case.seconds(SETTLES), why
+
+
+def losses(case: Case, role: str) -> Iterator[tuple[str, ...]]:
+    """Return the smallest groups of machines without which a role is away."""
+    hosts = [name for name, roles in case.roles.items() if role in roles]
+    spare = (len(hosts) - 1) // 2 if ROLES[role].machines == "majority" else len(hosts) - 1
+    return combinations(hosts, spare + 1)
 
 
 def cause(case: Case, key: tuple[str, str], attempt: Line) -> str:
@@ -284,9 +293,9 @@ def lost_commits(lines: Sequence[Line]) -> Iterator[Finding]:
             yield Finding("lost", f"{len(lost)} commits that were acknowledged, the first is number {lost[0]}")
 
 
-def commits(lines: Sequence[Line]) -> tuple[int, float | None]:
-    """Return how many commits were acknowledged, and the longest time between two of them."""
-    ok = [line["at"] + line["took"] for line in of_kind(lines, "commit") if line["phase"] == "ok"]
+def answers(lines: Sequence[Line], kind: str) -> tuple[int, float | None]:
+    """Return how many calls of a kind were answered, and the longest time in seconds between two answers."""
+    ok = sorted(line["at"] + line["took"] for line in of_kind(lines, kind) if line["phase"] == "ok")
     return len(ok), max((round(after - before, 1) for before, after in pairwise(ok)), default=None)
 
 

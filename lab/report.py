@@ -206,8 +206,10 @@ def counts(case: Case, verdict: Verdict) -> list[tuple[str, str]]:
     rows = [("tasks", verdict.tasks), ("attempts", verdict.attempts)]
     rows += [(RULES.get(rule, rule), rules[rule]) for rule in dict.fromkeys([*known, *rules])]
     rows.append(("unavoidable repeats", len(verdict.unavoidable)))
-    requests = f"{verdict.requests}, of which {verdict.failed_requests} failed"
-    return [*((name, str(count)) for name, count in rows), ("requests through nginx", requests)]
+    texts = [("requests through nginx", f"{verdict.requests}, of which {verdict.failed_requests} failed")]
+    gaps = {"longest time without a commit": verdict.write_gap, "longest time without a page": verdict.page_gap}
+    texts += [(name, f"{seconds:.1f} s") for name, seconds in gaps.items() if seconds is not None]
+    return [*((name, str(count)) for name, count in rows), *texts]
 
 
 def drawing(case: Case, verdict: Verdict) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from lab import members
 from lab.checkout import Lab
 
-HOLDERS = {"database": "primary", "queue": "master"}  # what is handed over, by role
+HANDED_OVER = {"database": "primary", "queue": "master"}  # what is handed over, by role
 WITHIN = 60  # seconds
 SWITCH = "patronictl -c /etc/patroni/config.yml switchover lab --leader %s --force"
 
@@ -25,7 +25,7 @@ def switchover(lab: Lab, role: str) -> str:
         raise RefusedError(f"only {only} has the role {role}. LAYOUT=ha has it on three machines: docs/change.md")
     if role == "queue" and lab.topology.broker == "rabbitmq":
         return rebalance(lab)
-    holder = HOLDERS[role]
+    holder = HANDED_OVER[role]
     before = members.holder(lab, role)
     try:
         if role == "database":

@@ -39,9 +39,13 @@ class Background(threading.Thread):
 
 
 class ClientTraffic(Background):
-    """Requests pages through nginx five times a second, as a user would, until it is told to stop."""
+    """Requests pages through nginx five times a second, as a user would, until it is told to stop.
 
-    PATHS = ("/api/v2/monitor/health", "/api/v2/dags?limit=5")
+    `kind` is that of its lines in the history. `timeout` is in seconds.
+    """
+
+    PATHS: tuple[str, ...] = ("/api/v2/monitor/health", "/api/v2/dags?limit=5")
+    kind = "request"
 
     def __init__(self, airflow: Airflow, history: History, timeout: float) -> None:
         super().__init__()
@@ -61,7 +65,14 @@ class ClientTraffic(Background):
                 except httpx.HTTPError as failure:
                     error = type(failure).__name__
                 took = round(self.history.now() - at, 3)
-                self.history.write("request", at=at, phase="fail" if error else "ok", took=took, error=error)
+                self.history.write(self.kind, at=at, phase="fail" if error else "ok", took=took, error=error)
+
+
+class PageTraffic(ClientTraffic):
+    """Requests a page that needs no database: the address and an api-server answer, or they do not."""
+
+    PATHS = ("/api/v2/version",)
+    kind = "page"
 
 
 class DatabaseClient(Background, ABC):

@@ -17,12 +17,16 @@ INTERRUPTED = attempt("worker1", 5, seen=9)
 AGAIN = attempt("worker2", 28, 34)
 
 
-def verdict(*lines: Line | Iterable[Line], events: Iterable[Line] = CRASH, run: str = "success") -> Verdict:
-    """Judge a run that worker1's crash has caught: one task is interrupted and runs again, beside the given ones."""
+def verdict(
+    *lines: Line | Iterable[Line], events: Iterable[Line] = CRASH, run: str = "success", **fields: Any
+) -> Verdict:
+    """Judge a run that worker1's crash has caught: one task is interrupted and runs again, beside the given ones.
+
+    `fields` are of the first line of its history.
+    """
     usual = task(90, INTERRUPTED, AGAIN) if events is CRASH else task(90, attempt("worker1", 5, 90))
-    return judge(
-        history(histories.begin(), client(), usual, *lines, events, histories.run(run), healthy(95), histories.end())
-    )
+    first = histories.begin(**fields)
+    return judge(history(first, client(), usual, *lines, events, histories.run(run), healthy(95), histories.end()))
 
 
 def rules(found: Verdict) -> list[tuple[str, str]]:
@@ -221,6 +225,16 @@ def test_two_faults_that_take_both_api_servers_away_explain_an_attempt_together(
     assert ("attempt used", "work[0]") not in rules(verdict(ran, events=[*one, *other]))
 
 
+def test_lost_majority_of_the_database_explains_an_attempt() -> None:
+    master = ["database", "api_server"]
+    lab = {"broker": ["database"], "master1": master, "master2": master, "worker1": ["worker"], "worker2": ["worker"]}
+    ran = task(0, attempt("worker2", 2, seen=60), attempt("worker2", 80, 88))
+    one = event(0, "crash", ["broker"], 10, 60)
+    other = event(1, "crash", ["master1"], 12, 58)
+    assert ("attempt used", "work[0]") in rules(verdict(ran, events=one, machines=lab))
+    assert ("attempt used", "work[0]") not in rules(verdict(ran, events=[*one, *other], machines=lab))
+
+
 @pytest.mark.parametrize(
     ("what", "machines", "target", "explained"),
     [
@@ -289,3 +303,12 @@ def test_cut_from_all_others_is_a_cut_from_all_their_roles() -> None:
     silence = event(0, "partition", ["worker1"], 37, 70, target="others")
     ended_late = task(0, attempt("worker1", 56, 57, number=2), attempt("worker1", 30, 71, number=1, committed=False))
     assert "executed twice" not in [rule for rule, _ in rules(verdict(ended_late, events=silence))]
+
+
+def test_gaps_are_the_longest_times_between_two_answers() -> None:
+    pages = [
+        {"at": at, "kind": "page", "phase": phase, "took": 0.5}
+        for at, phase in ((20.0, "ok"), (20.2, "ok"), (20.4, "fail"), (23.4, "ok"))
+    ]
+    found = verdict(pages)
+    assert (found.page_gap, found.write_gap) == (3.2, None)
