@@ -44,7 +44,7 @@ test: up $(BIN)/airflow ## check the style, then run the tests on the running la
 test-all: ## as test, and leave nothing out
 	@$(MAKE) --no-print-directory test ALL=--all
 
-test-ha: up $(BIN)/airflow ## test the layout ha on a lab of its own, while the machines of this one are halted (tests/ha.sh)
+test-ha: host $(BIN)/airflow .lab/venv/installed ## test the layout ha on a lab of its own, while the machines of this one are halted (tests/ha.sh)
 	@$(LAB) sh tests/ha.sh $(ALL)
 
 unit: $(BIN)/airflow ## run the tests that need Python only

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lab.client import Airflow
+from lab.roles import ROLES
 from tests.support import ROOT
 from tests.support.checkout import Checkout
 from tests.support.lab import LAB
@@ -21,11 +22,13 @@ from tests.support.provisioning import check_unchanged
 
 NETWORK = "airflow-lab-servers"
 SUBNET = "192.168.60"
+QUEUES = ["default", "queue_1", "queue_2"]
 SERVERS: dict[str, dict[str, Any]] = {
     "data": {"roles": ["database", "queue", "load_balancer", "flower"]},
     "control": {"roles": ["api_server", "scheduler", "dag_processor", "triggerer"]},
-    "runner": {"roles": ["worker"], "queues": ["default", "queue_1", "queue_2"]},
+    "runner": {"roles": ["worker"], "queues": QUEUES},
 }
+EVERYTHING: dict[str, dict[str, Any]] = {name: {"roles": [*ROLES], "queues": QUEUES} for name in SERVERS}
 USERS = {"data": "root", "control": "admin", "runner": "root"}
 # Makes a plain server. Root may log in, and so may admin, who may use sudo without a password.
 PLAIN = """
@@ -62,10 +65,11 @@ def docker(*words: str) -> str:
     return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def ssh(tmp_path: Path) -> Iterator[str]:
     """Make the servers, and yield the command that reaches them."""
-    folder = tmp_path_factory.mktemp("servers")
+    folder = tmp_path / "ssh"
+    folder.mkdir()
     key = folder / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     names = [f"{NETWORK}-{name}" for name in SERVERS]
@@ -99,21 +103,29 @@ def _has_sshd(address: str) -> None:
 
 
 @pytest.mark.drawn
-def test_deploy_turns_servers_into_a_cluster_and_is_idempotent(ssh: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("servers", "address"),
+    [pytest.param(SERVERS, 10, id="a role each"), pytest.param(EVERYTHING, 9, id="all roles on three")],
+)
+def test_deploy_turns_servers_into_a_cluster_and_is_idempotent(
+    ssh: str, tmp_path: Path, servers: dict[str, dict[str, Any]], address: int
+) -> None:
     checkout = Checkout(tmp_path / "checkout").root
     lab = json.loads((ROOT / "config" / "lab.json").read_text())
     machines = {
         name: server | {"address": f"{SUBNET}.{number}", "memory_mb": 1024}
-        for number, (name, server) in enumerate(SERVERS.items(), 10)
+        for number, (name, server) in enumerate(servers.items(), 10)
     }
+    workers = sum("worker" in server["roles"] for server in servers.values())
+    changes = {"machines": machines, "network": f"{SUBNET}.0/24", "address": f"{SUBNET}.9", "workers": workers}
     inventory = tmp_path / "servers.json"
-    inventory.write_text(json.dumps(lab | {"machines": machines, "network": f"{SUBNET}.0/24", "workers": 1}))
+    inventory.write_text(json.dumps(lab | changes | {"layouts": {"single": {}}}))
     (checkout / "dags" / "temporary.py").write_text(TEMPORARY)
     # The checkout is a copy, because the test deletes a DAG in it. The inventory is in another folder.
     deploy = [sys.executable, "-m", "lab.cli", "deploy", "../servers.json", "--ssh", ssh]
     subprocess.run(deploy, check=True, cwd=checkout)
     password = json.loads((tmp_path / "servers" / "secrets.json").read_text())["airflow_admin_password"]
-    airflow = LAB.eventually(lambda: _login(f"http://{SUBNET}.10:8080", password), within=120)
+    airflow = LAB.eventually(lambda: _login(f"http://{SUBNET}.{address}:8080", password), within=180)
     assert airflow.wait("dist_example", airflow.trigger("dist_example"), within=120)["state"] == "success"
     LAB.eventually(lambda: _knows(airflow, temporary=True), within=120)
 

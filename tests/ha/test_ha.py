@@ -5,6 +5,7 @@ The drills of the layout show that no task and no commit is lost; this shows how
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -60,6 +61,54 @@ def test_thawed_primary_acknowledges_no_write(machines: Machines, topology: Topo
         found = [number for (number,) in database.execute("SELECT number FROM fence").fetchall()]
     assert sorted(found) == acknowledged, "a commit was acknowledged and lost"
     assert not acknowledged, f"{former} wrote as if it were the primary"
+
+
+@pytest.mark.destructive
+def test_thawed_machine_serves_no_old_data(machines: Machines, topology: Topology, airflow: Airflow) -> None:
+    """Its api-server reads from its own PostgreSQL, which believes for a moment that it is the primary."""
+    LAB.eventually(_primary_beside_an_api_server, within=120, every=10)
+    former = members.holder(LAB, "database")
+    url = f"http://{topology[former].address}:{topology.ports['api_server']}/api/v2/variables/thawed"
+    airflow.http.delete("/api/v2/variables/thawed")
+    with httpx.Client(headers=airflow.http.headers, timeout=2, trust_env=False) as client:
+        machines.hypervisor("freeze", former)
+        try:
+            LAB.eventually(lambda: _other_primary(former), within=60)
+            LAB.eventually(lambda: _set(airflow, "thawed"), within=60)
+        finally:
+            machines.hypervisor("thaw", former)
+        answers = [_status(client, url) for _ in range(200)]
+        LAB.eventually(lambda: _check_members("database"), within=60)
+        assert 404 not in answers, answers
+        LAB.eventually(lambda: _check_status(client, url, 200), within=60)
+    airflow.http.delete("/api/v2/variables/thawed").raise_for_status()
+
+
+def _primary_beside_an_api_server() -> None:
+    if "api_server" not in LAB.topology[members.holder(LAB, "database")].roles:
+        switchover(LAB, "database")
+    assert "api_server" in LAB.topology[members.holder(LAB, "database")].roles
+
+
+def _set(airflow: Airflow, variable: str) -> None:
+    try:
+        airflow.http.post("/api/v2/variables", json={"key": variable, "value": "1"})
+        airflow.http.get(f"/api/v2/variables/{variable}").raise_for_status()
+    except httpx.HTTPError as error:
+        raise AssertionError(error) from error
+
+
+def _status(client: httpx.Client, url: str) -> int:
+    """Return the status of an answer; 0 if there is none."""
+    time.sleep(0.05)
+    try:
+        return client.get(url).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def _check_status(client: httpx.Client, url: str, status: int) -> None:
+    assert _status(client, url) == status
 
 
 def _other_primary(former: str) -> str:

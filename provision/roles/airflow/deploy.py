@@ -21,9 +21,9 @@ CONFIG = HERE.parents[2] / "config"
 HOME = "/opt/airflow"
 COMMON = f"{HOME}/airflow.cfg"
 VENV = f"{HOME}/venv"  # a link to the environment of the lock
-NAMES = ("lab_executor", "heartbeat_path", "message_lease", "no_delayed_delivery")
 # Airflow has this folder in its Python path.
-MODULES = {name: f"{HOME}/config/{name}.py" for name in NAMES}
+MODULES = f"{HOME}/config"
+NAMES = ("lab_executor", "heartbeat_path", "message_lease", "no_delayed_delivery", "primary_proof")
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
 # One folder for each lock: a running service keeps using the environment that it was started from.
@@ -32,7 +32,7 @@ UNITS = "/etc/systemd/system/airflow-*.service"
 ID = 50000  # of user and group: equal on all machines, because they share the folder of the task logs
 
 # What every Airflow service reads, in addition to its configuration.
-READS = (f"{HOME}/airflow.env", *MODULES.values(), SECRETS, "/var/lib/airflow-lab/environment")
+READS = (f"{HOME}/airflow.env", MODULES, SECRETS, "/var/lib/airflow-lab/environment")
 
 
 def install() -> None:
@@ -77,8 +77,10 @@ def configure(context: Context) -> None:
         template(CONFIG / "airflow.cfg.j2", config_of(broker), lab=lab, celery=celery_config(lab))
         if broker == context.lab.broker:
             template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(lab))
-    for name, path in MODULES.items():
-        copy(HERE / "modules" / f"{name}.py", path, folder=True)
+    for name in NAMES:
+        copy(HERE / "modules" / f"{name}.py", f"{MODULES}/{name}.py", folder=True)
+    if context.lab.several("database"):
+        copy(HERE / "airflow_local_settings.py", f"{MODULES}/airflow_local_settings.py")
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     copy(HERE / "airflow.sh", "/usr/local/bin/airflow", mode="755")
 

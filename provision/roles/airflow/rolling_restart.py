@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -132,6 +132,17 @@ def wait_for_others(role: str, lab: Topology) -> None:
         wait(f"{role} on other machines", lambda: enough(check(machine, lab, 0) for machine in others), within)
 
 
+def locked(lab: Topology) -> AbstractContextManager[object]:
+    """Return a session of the database that has the lock; SQLAlchemyError if there is no primary.
+
+    It does not go through the local proxy, whose restart would end it.
+    """
+    direct = URL.update_query_dict({"host": lab.endpoints("database", "postgresql")})
+    connection = create_engine(direct).connect()
+    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+    return connection
+
+
 def restart(units: dict[str, str], lab: Topology) -> None:
     """Restart units of this machine, given the role of each: Airflow's at the same time, after the others."""
     own = {unit: role for unit, role in units.items() if not unit.startswith("airflow-")}
@@ -176,10 +187,9 @@ def main() -> None:
     recorded = {file.name: file.read_text().strip() for file in RESTARTS.glob("*")}
     units = dict(sorted(recorded.items(), key=lambda item: [*ROLES].index(item[1])))
     hand_over(lab, units.values())  # before the lock: the session that has it ends with the database's primary
-    with ExitStack() as locked:
+    with ExitStack() as lock:
         try:
-            connection = locked.enter_context(create_engine(URL).connect())
-            connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+            lock.enter_context(locked(lab))
         except SQLAlchemyError as error:
             print(f"no lock, the database does not answer: {str(error).splitlines()[0]}", file=sys.stderr)
         restart(units, lab)
