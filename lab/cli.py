@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.columns import Columns
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -57,7 +58,7 @@ def screen(found: status_.Status) -> Group:
     where = Table("machine", "services", box=None, pad_edge=False)
     for name, services in found.services.items():
         marks = [f"{GOOD if state == 'active' else BAD} {role}" for role, state in services.items()]
-        where.add_row(name, "  ".join(marks) or f"{BAD} no answer")
+        where.add_row(name, Columns(marks or [f"{BAD} no answer"], padding=(0, 2)))
     beats = Table("heartbeat, s ago", "", box=None, pad_edge=False)
     for role, ages in found.heartbeats.items():
         beats.add_row(role, "  ".join(f"{name} {age:.0f}" for name, age in sorted(ages.items())))
