@@ -11,7 +11,7 @@ find "$copy" -mindepth 1 -maxdepth 1 ! -name .lab -exec rm -rf {} +
 git ls-files -z | xargs -0 cp --archive --parents --target-directory "$copy"
 ln -sfn "$PWD/.venv" "$copy/.venv"
 ln -sfn "$PWD/.lab/venv" "$copy/.lab/venv"
-vagrant halt
+[ "$running" = 0 ] || vagrant halt
 finish() {
   status=$?
   (cd "$copy" && vagrant destroy --force) || status=1

@@ -40,7 +40,7 @@ def configure(context: Context) -> None:
 
 
 def share_address(context: Context) -> None:
-    machine, names = context.machine, [one.name for one in context.lab.with_role("load_balancer")]
+    machine = context.machine
     others = template(
         HERE / "reaches-others.sh.j2", f"{KEEPALIVED}/reaches-others", mode="755", lab=context.lab, machine=machine
     )
@@ -49,7 +49,6 @@ def share_address(context: Context) -> None:
         f"{KEEPALIVED}/keepalived.conf",
         lab=context.lab,
         machine=machine,
-        number=names.index(machine.name),
         others=others,
         interface=host.get_fact(Command, f"ip -oneline addr show to {machine.address} | cut -d' ' -f2"),
     )
