@@ -19,8 +19,10 @@ finish() {
   exit $status
 }
 trap finish EXIT
-cd "$copy"
-LAYOUT=ha vagrant up
 # As testpaths, not as arguments: a test that is named is never left out by draw.
-.venv/bin/pytest "$@" --override-ini \
-  testpaths="tests/ha tests/test_machines.py tests/test_services.py tests/test_cluster.py tests/test_drills.py"
+(
+  cd "$copy"
+  LAYOUT=ha vagrant up
+  .venv/bin/pytest "$@" --override-ini \
+    testpaths="tests/ha tests/test_machines.py tests/test_services.py tests/test_cluster.py tests/test_drills.py"
+)
