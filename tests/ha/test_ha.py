@@ -147,6 +147,22 @@ def test_destroyed_machine_becomes_a_member_again(machines: Machines) -> None:
 
 
 @pytest.mark.destructive
+@pytest.mark.thorough
+def test_machine_made_again_takes_part_in_the_next_move(machines: Machines, topology: Topology) -> None:
+    """The other nodes of RabbitMQ knew it before the lab moved to Redis, and it has an empty disk now."""
+    before, name = topology.broker, topology.with_role("queue")[-1].name
+    machines.provision(BROKER="rabbitmq")
+    machines.provision(BROKER="redis")
+    machines.destroy(name)
+    machines.up(name)
+    try:
+        machines.provision(BROKER="rabbitmq")
+        LAB.eventually(lambda: _check_members("queue"), within=120)
+    finally:
+        machines.provision(BROKER=before)
+
+
+@pytest.mark.destructive
 def test_users_do_not_notice_that_the_address_moves(airflow: Airflow, machines: Machines) -> None:
     holder = members.address_holder(LAB)
     with client_traffic(airflow) as answers:

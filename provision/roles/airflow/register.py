@@ -24,6 +24,7 @@ TABLE = """
     )
 """
 DRAINED = "CREATE TABLE IF NOT EXISTS drained_brokers (broker text PRIMARY KEY)"
+DRAINS = "CREATE TABLE IF NOT EXISTS drains (broker text, at timestamptz NOT NULL DEFAULT now())"
 ENTER = """
     INSERT INTO broker_clients VALUES (:machine, :unit, :service, :broker)
     ON CONFLICT (machine, unit) DO UPDATE SET broker = excluded.broker, service = excluded.service, since = now()
@@ -59,6 +60,7 @@ class Register:
             connection.execute(text("SELECT pg_advisory_xact_lock(3)"))
             connection.execute(text(TABLE))
             connection.execute(text(DRAINED))
+            connection.execute(text(DRAINS))
 
     def enter(self, service: str, unit: str, broker: str) -> None:
         """Record that a unit of this machine uses `broker`, and delete the rows of units that no longer exist here."""
@@ -80,13 +82,20 @@ class Register:
         """Record that no service uses a broker any more, and that its queues are empty."""
         with self.engine.begin() as connection:
             query = text("INSERT INTO drained_brokers VALUES (:broker) ON CONFLICT DO NOTHING")
-            connection.execute(query, {"broker": broker})
+            if connection.execute(query, {"broker": broker}).rowcount:  # the first of several servers
+                connection.execute(text("INSERT INTO drains (broker) VALUES (:broker)"), {"broker": broker})
 
     def drained(self, broker: str) -> bool:
         """Return whether that was recorded since a service began to use the broker."""
         with self.engine.connect() as connection:
             query = text("SELECT count(*) FROM drained_brokers WHERE broker = :broker")
             return bool(connection.execute(query, {"broker": broker}).scalar())
+
+    def drains(self, broker: str) -> int:
+        """Return how often a broker has been drained."""
+        with self.engine.connect() as connection:
+            query = text("SELECT count(*) FROM drains WHERE broker = :broker")
+            return connection.execute(query, {"broker": broker}).scalar_one()
 
     def clients(self, service: str) -> list[Client]:
         """Return the units of a service, also of machines that have been destroyed."""

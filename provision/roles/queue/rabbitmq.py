@@ -36,6 +36,8 @@ def configure(context: Context) -> list[str]:
     if several:
         cookie = {"user": "rabbitmq", "group": "rabbitmq", "mode": "400"}
         reads.append(write_secret(context.secrets["erlang_cookie"], "/var/lib/rabbitmq/.erlang.cookie", **cookie))
+        unit = "/etc/systemd/system/rabbitmq-server.service.d/node.conf"
+        reads.append(copy(HERE / "rabbitmq-node.conf", unit, folder=True))
     return reads
 
 

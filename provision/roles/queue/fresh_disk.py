@@ -1,0 +1,28 @@
+"""Removes what a node of RabbitMQ has on its disk if the cluster has been drained since: runs as root before the node.
+
+A drained cluster has no message, and its definitions are in a file. Its machines may be destroyed and made again while
+the lab uses Redis. A new node among old ones that know its name would break the cluster: the metadata of all was lost.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from provision.roles.airflow.register import Register
+
+DATA = Path("/var/lib/rabbitmq/mnesia")
+STAMP = Path("/var/lib/airflow-lab/rabbitmq-drains")  # how often it had been drained when the node's disk was empty
+
+
+def main() -> None:
+    drains = str(Register().drains("rabbitmq"))
+    if STAMP.exists() and STAMP.read_text() == drains:
+        return
+    print("the cluster was drained: starting with an empty disk", flush=True)
+    shutil.rmtree(DATA, ignore_errors=True)
+    STAMP.write_text(drains)
+
+
+if __name__ == "__main__":
+    main()
