@@ -151,11 +151,11 @@ def test_destroyed_machine_becomes_a_member_again(machines: Machines) -> None:
 def test_machine_made_again_takes_part_in_the_next_move(machines: Machines, topology: Topology) -> None:
     """The other nodes of RabbitMQ knew it before the lab moved to Redis, and it has an empty disk now."""
     before, name = topology.broker, topology.with_role("queue")[-1].name
-    machines.provision(BROKER="rabbitmq")
-    machines.provision(BROKER="redis")
-    machines.destroy(name)
-    machines.up(name)
     try:
+        machines.provision(BROKER="rabbitmq")
+        machines.provision(BROKER="redis")
+        machines.destroy(name)
+        machines.up(name)
         machines.provision(BROKER="rabbitmq")
         LAB.eventually(lambda: _check_members("queue"), within=120)
     finally:

@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -132,15 +132,16 @@ def wait_for_others(role: str, lab: Topology) -> None:
         wait(f"{role} on other machines", lambda: enough(check(machine, lab, 0) for machine in others), within)
 
 
-def locked(lab: Topology) -> AbstractContextManager[object]:
-    """Return a session of the database that has the lock; SQLAlchemyError if there is no primary.
+@contextmanager
+def locked(lab: Topology) -> Iterator[None]:
+    """Have the lock of the database during a block; SQLAlchemyError if no primary answers.
 
     It does not go through the local proxy, whose restart would end it.
     """
     direct = URL.update_query_dict({"host": lab.endpoints("database", "postgresql")})
-    connection = create_engine(direct).connect()
-    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-    return connection
+    with create_engine(direct).connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+        yield
 
 
 def restart(units: dict[str, str], lab: Topology) -> None:

@@ -1,8 +1,8 @@
 """Lets Airflow read from the database's primary only, if the database is a cluster.
 
 A machine that was frozen continues where it stopped: for seconds, its PostgreSQL takes itself for the primary, and
-serves data of the time before. An api-server that reads there tells a running task that it has lost its slot, or that
-there is no such XCom. It cannot commit there: a commit needs a replica, and the replicas follow another primary. So a
+serves data of the time before. An api-server that reads there tells a running task that it was given up, or that an
+XCom does not exist. It cannot commit there: a commit needs a replica, and the replicas follow another primary. So a
 session of the database begins with a commit, unless one of this process succeeded within the last second.
 """
 
