@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -171,6 +172,8 @@ def test_trigger_without_an_answer_is_unknown(lab: Any, error: Exception, phase:
 
 def test_second_event_waits_for_the_first(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     second = Event("restart", ("master1",), "scheduler", moment="event")
+    lab.seconds = float  # the time that the second waits, too
+    replaced(monkeypatch, "kill", inject=lambda *_: time.sleep(0.3))
     replaced(monkeypatch, "restart")
     lines = run(lab, replace(KILL, events=(*KILL.events, second)))
     at = {(line["event"], line["phase"]): line["at"] for line in of_kind(lines, "event")}
