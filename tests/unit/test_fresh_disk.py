@@ -22,8 +22,22 @@ def test_node_starts_with_an_empty_disk_after_each_drain(monkeypatch: pytest.Mon
         fresh_disk.main()
         return data.exists()
 
-    assert not kept()
-    assert kept()
+    assert kept(), "a disk of which nothing is known may hold messages"
     drains[0] = 1
     assert not kept()
     assert kept()
+
+
+def test_disk_that_cannot_be_removed_is_removed_by_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data, stamp = tmp_path / "mnesia", tmp_path / "drains"
+    data.write_text("a file, which rmtree refuses")
+    stamp.write_text("0")
+    monkeypatch.setattr(fresh_disk, "DATA", data)
+    monkeypatch.setattr(fresh_disk, "STAMP", stamp)
+    monkeypatch.setattr(fresh_disk, "Register", lambda: SimpleNamespace(drains=lambda broker: 1))
+
+    with pytest.raises(NotADirectoryError):
+        fresh_disk.main()
+    assert stamp.read_text() == "0"

@@ -1,4 +1,4 @@
-"""Removes what a node of RabbitMQ has on its disk if the cluster has been drained since: runs as root before the node.
+"""Removes what a node of RabbitMQ has on its disk if the cluster was drained since then: runs as root before the node.
 
 A drained cluster has no message, and its definitions are in a file. Its machines may be destroyed and made again while
 the lab uses Redis. A new node among old ones that know its name would break the cluster: the metadata of all was lost.
@@ -12,15 +12,15 @@ from pathlib import Path
 from provision.roles.airflow.register import Register
 
 DATA = Path("/var/lib/rabbitmq/mnesia")
-STAMP = Path("/var/lib/airflow-lab/rabbitmq-drains")  # how often it had been drained when the node's disk was empty
+STAMP = Path("/var/lib/airflow-lab/rabbitmq-drains")  # how often it had been drained when the node's disk began
 
 
 def main() -> None:
     drains = str(Register().drains("rabbitmq"))
-    if STAMP.exists() and STAMP.read_text() == drains:
-        return
-    print("the cluster was drained: starting with an empty disk", flush=True)
-    shutil.rmtree(DATA, ignore_errors=True)
+    began = STAMP.read_text() if STAMP.exists() else drains  # without a stamp: a new disk, or one of an older lab
+    if began != drains and DATA.exists():
+        print("the cluster was drained: starting with an empty disk", flush=True)
+        shutil.rmtree(DATA)
     STAMP.write_text(drains)
 
 
