@@ -335,6 +335,7 @@ def start(chosen: Schedule, lab: Lab, own: str) -> History:
         "begin",
         at=0,
         schedule=chosen.document(),
+        layout=topology.layout,
         broker=chosen.broker,
         started=history.started.isoformat(),
         machines={machine.name: list(machine.roles) for machine in topology.machines},

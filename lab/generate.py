@@ -1,8 +1,8 @@
 """Writes the generated parts of the documentation and the tests; called in the root of the checkout.
 
-`python -m lab.generate` renews the tables of machines in README.md, of faults and drills in docs/failures.md, and
-the resolved labs of `config/lab.json` in `tests/support`, one for each layout. With the argument `drills` it takes the
-results of the drills from `.lab/reports`; without it, it keeps them.
+`python -m lab.generate` renews the tables of machines in README.md, of faults in docs/failures.md, of the drills of
+each layout, and the resolved labs of `config/lab.json` in `tests/support`, one for each layout. With the argument
+`drills` it takes the results of the drills from `.lab/reports`, for the layouts that have any; else it keeps them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lab.topology import BROKERS, Topology
 
 README = Path("README.md")  # has the table `machines`
 FAILURES = Path("docs", "failures.md")  # has the tables `faults` and `drills`
+DRILLED = {"single": FAILURES, "ha": Path("docs", "ha.md")}  # each has the table `drills` of a layout
 NOT_RUN = "not run"
 RESOLVED = {"single": Path("tests", "support", "lab.json"), "ha": Path("tests", "support", "lab-ha.json")}
 # In an empty folder, and without the environment: no choice but the layout.
@@ -50,12 +51,13 @@ def faults() -> str:
     return "\n".join(rows) + "\n"
 
 
-def drills(results: Mapping[tuple[str, str], str], note: str) -> str:
-    """Return the drills as a Markdown table with their results by drill and broker, and a note below it."""
+def drills(layout: str, results: Mapping[tuple[str, str], str], note: str) -> str:
+    """Return the drills of a layout as a Markdown table with their results by drill and broker, and a note below it."""
     rows = ["| drill | what happens | on Redis | on RabbitMQ |", "| --- | --- | --- | --- |"]
     for name, drill in DRILLS.items():
-        cells = [results.get((name, broker), NOT_RUN) for broker in BROKERS]
-        rows.append(f"| `{name}` | {drill.title} | {' | '.join(cells)} |")
+        if drill.layout in ("", layout):
+            cells = [results.get((name, broker), NOT_RUN) for broker in BROKERS]
+            rows.append(f"| `{name}` | {drill.title} | {' | '.join(cells)} |")
     return "\n".join([*rows, "", note]) + "\n"
 
 
@@ -67,22 +69,27 @@ def kept(text: str) -> tuple[dict[tuple[str, str], str], str]:
     return results, table.strip().rpartition("\n")[2]
 
 
-def recorded(reports: Path) -> tuple[dict[tuple[str, str], str], str]:
-    """Return the results of the drills recorded in a folder, and a note with their number and dates.
+def recorded(reports: Path, layout: str) -> tuple[dict[tuple[str, str], str], str]:
+    """Return the results of the drills of a layout recorded in a folder, and a note with their number and dates.
 
-    A result is how many of the runs passed, and the median of their recovery times.
+    A result is how many of the runs passed, and the medians of the seconds until the tasks went on, without a commit,
+    and without a page.
     """
-    records = [verdict for verdict in verdicts(reports) if verdict["name"] in DRILLS]
+    records = [one for one in verdicts(reports) if one["name"] in DRILLS and one.get("layout") == layout]
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in records:
         runs.setdefault((record["name"], record["broker"]), []).append(record)
     results = {}
     for key, found in runs.items():
-        results[key] = f"{sum(run['passed'] for run in found)} of {len(found)}"
-        seconds = [run["recovery"] for run in found if run["recovery"] is not None]
-        results[key] += f", {statistics.median(seconds):.0f} s" if seconds else ""
+        seconds = [median(run[what] for run in found) for what in ("recovery", "write_gap", "page_gap")]
+        results[key] = f"{sum(run['passed'] for run in found)} of {len(found)}: {' / '.join(seconds)} s"
     days = sorted({record["started"][:10] for record in records})
     return results, f"{len(records)} runs{f', recorded from {days[0]} to {days[-1]}' if days else ''}."
+
+
+def median(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.1f}" if known else "-"
 
 
 def put(text: str, name: str, table: str) -> str:
@@ -106,6 +113,8 @@ if __name__ == "__main__":
         path.write_text(resolve(layout))
     shipped = Topology.from_document(json.loads(RESOLVED["single"].read_text()))
     README.write_text(put(README.read_text(), "machines", machines(shipped)))
-    page = put(FAILURES.read_text(), "faults", faults())
-    results, note = recorded(Path(".lab", "reports")) if sys.argv[1:] == ["drills"] else kept(page)
-    FAILURES.write_text(put(page, "drills", drills(results, note)))
+    FAILURES.write_text(put(FAILURES.read_text(), "faults", faults()))
+    for layout, path in DRILLED.items():
+        page = path.read_text()
+        results, note = recorded(Path(".lab", "reports"), layout) if sys.argv[1:] == ["drills"] else ({}, "")
+        path.write_text(put(page, "drills", drills(layout, *((results, note) if results else kept(page)))))

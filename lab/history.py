@@ -5,7 +5,8 @@ Each line has `at`, the seconds since the drill began, on the host's clock, and 
 =========== ============================================================================================================
 kind        other keys
 =========== ============================================================================================================
-begin       schedule, broker, started (UTC), machines {name: [roles]}, slots (of a worker), factor, own (a user's DAG)
+begin       schedule, layout, broker, started (UTC), machines {name: [roles]}, slots (of a worker), factor,
+            own (a user's DAG)
 client      op "trigger", phase "invoke", "ok", "fail" or "unknown" (no answer came), dag, run, baseline, error
 request     a page: phase "ok" or "fail", took (seconds), error
 commit      of a number to the database: phase "ok" or "unknown" (no answer came), number, took (seconds)

@@ -159,6 +159,7 @@ def summary(lines: Sequence[Line], verdict: Verdict) -> dict[str, Any]:
     return {
         "name": schedule["name"],
         "title": schedule["title"],
+        "layout": case.begin["layout"],
         "broker": case.begin["broker"],
         "seed": schedule.get("seed"),
         "started": case.begin["started"],

@@ -40,6 +40,7 @@ def begin(**fields: Any) -> Line:
     """Return the first line; `fields` replace its usual ones."""
     usual = {
         "schedule": schedule(),
+        "layout": "single",
         "broker": "redis",
         "started": STARTED,
         "machines": MACHINES,
