@@ -6,8 +6,9 @@ The drills of the layout show that no task and no commit is lost; this shows how
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import psycopg
@@ -19,7 +20,7 @@ from lab.machines import Machines
 from lab.switchover import switchover
 from lab.topology import Topology
 from tests.support.lab import LAB, NOW
-from tests.support.traffic import check_pinned_tasks, client_traffic
+from tests.support.traffic import check_pinned_tasks, client_traffic, followed_log
 
 TABLE = "CREATE TABLE IF NOT EXISTS fence (number int)"
 
@@ -164,22 +165,35 @@ def test_machine_made_again_takes_part_in_the_next_move(machines: Machines, topo
 
 @pytest.mark.destructive
 def test_users_do_not_notice_that_the_address_moves(airflow: Airflow, machines: Machines) -> None:
+    run = airflow.trigger("ledger", tasks=1, seconds=40)
+    task = LAB.eventually(lambda: _running(airflow, run), within=30)
     holder = members.address_holder(LAB)
-    with client_traffic(airflow) as answers:
+    with client_traffic(airflow) as answers, followed_log(airflow, task) as lengths:
         machines.guest(holder).run("systemctl stop nginx")
         LAB.eventually(lambda: _holds_not(holder), within=20)
         machines.guest(holder).run("systemctl start nginx")
-        seen = len(answers)
-        LAB.eventually(lambda: _more(answers, seen + 20), within=30)
+        seen = len(answers), len(lengths)
+        LAB.eventually(lambda: _more(answers, seen[0] + 20), within=30)
+        LAB.eventually(lambda: _more(lengths, seen[1] + 5), within=30)
     failed = [answer for answer in answers if answer != "200"]
     assert len(failed) <= 1, failed  # the request in flight
+    read = [length for length in lengths if length >= 0]
+    assert len(lengths) - len(read) <= 1
+    assert read == sorted(read), "a part of the log was missing for a while"
+    assert airflow.wait("ledger", run, within=120)["state"] == "success"
+
+
+def _running(airflow: Airflow, run: str) -> dict[str, Any]:
+    found = [task for task in airflow.tasks("ledger", run) if task["state"] == "running" and task["task_id"] == "work"]
+    assert found
+    return found[0]
 
 
 def _holds_not(holder: str) -> None:
     assert members.address_holder(LAB) not in ("", holder)
 
 
-def _more(answers: list[str], count: int) -> None:
+def _more(answers: Sized, count: int) -> None:
     assert len(answers) >= count
 
 
