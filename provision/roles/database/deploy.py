@@ -1,6 +1,7 @@
 """PostgreSQL, on one machine or on several with Patroni, and Airflow's content in it."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from provision.operations import Context, digest, packages, run_once, template, write_secret
@@ -43,32 +44,27 @@ def fill(context: Context) -> None:
 
 def steps(context: Context) -> list[dict[str, Any]]:
     """Return the steps of `content.py`, with a digest of what each depends on."""
-    private: dict[str, Any] = {"user": "root", "group": "airflow", "mode": "640"}
     password = context.secrets["airflow_admin_password"]
-    # Both commands ask for the password twice; without a terminal they read it from standard input.
-    answers = write_secret(f"{password}\n{password}\n", f"{airflow.HOME}/admin-password", **private)
-    ask = f"setsid --wait airflow users {{}} <{answers}"
+    admin = ["--username", "admin", "--password", password]
+    details = ["--firstname", "Ad", "--lastname", "Min", "--role", "Admin", "--email", "admin@example.com"]
     endpoint = context.lab.reached("database", "postgresql")[0]
     values: dict[str, Any] = {
         "database": dict(zip(("host", "port"), endpoint.split(":"), strict=True)),
         "postgresql_password": context.secrets["postgresql_password"],
     }
+    private: dict[str, Any] = {"user": "root", "group": "airflow", "mode": "640"}
     source = airflow.CONFIG / "connections.yml.j2"
     connections = template(source, f"{airflow.HOME}/connections.yml", **private, **values)
-    overwrite = "airflow connections import --overwrite"
+    overwrite = ["connections", "import", "--overwrite", connections]
     variables = airflow.CONFIG / "variables.json"
     return [
-        step("migration", airflow.LOCK.read_text(), "airflow db migrate"),
-        step(
-            "admin",
-            password,
-            ask.format("create --username admin --firstname Ad --lastname Min --role Admin --email admin@example.com"),
-            f'[ -z "$BEFORE" ] || {ask.format("reset-password --username admin")}',
-        ),
-        step("connections", source.read_text() + json.dumps(values), f"{overwrite} {connections}"),
-        step("variables", variables.read_text(), f"airflow variables import {variables}"),
+        step("migration", airflow.LOCK.read_text(), ["db", "migrate"]),
+        step("admin", password, ["users", "create", *admin, *details], again=["users", "reset-password", *admin]),
+        step("connections", source.read_text() + json.dumps(values), overwrite),
+        step("variables", variables.read_text(), ["variables", "import", str(variables)]),
     ]
 
 
-def step(name: str, depends: str, *commands: str) -> dict[str, Any]:
-    return {"name": name, "digest": digest(depends), "commands": commands}
+def step(name: str, depends: str, command: Sequence[str], again: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a step: a command of Airflow, and the one that follows it if the step was done before."""
+    return {"name": name, "digest": digest(depends), "command": command, "again": again}
