@@ -20,7 +20,7 @@ mv "$document.part" "$document"
 
 if [ ! -x "$venv/bin/python" ]; then
   apt-get update -q
-  apt-get install -q -y --no-install-recommends python3 python3-venv ca-certificates
+  apt-get install -q -y --no-install-recommends python3 python3-venv ca-certificates iproute2 # `ip` tells where the address goes
 fi
 
 eval "$(python3 - "$document" <<'PYTHON'

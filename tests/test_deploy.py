@@ -30,10 +30,10 @@ SERVERS: dict[str, dict[str, Any]] = {
 }
 EVERYTHING: dict[str, dict[str, Any]] = {name: {"roles": [*ROLES], "queues": QUEUES} for name in SERVERS}
 USERS = {"data": "root", "control": "admin", "runner": "root"}
-# Makes a plain server: iproute2 is part of each Debian that was not made for a container. Root may log in, and so may
+# Makes a plain server. Root may log in, and so may
 # admin, who may use sudo without a password.
 PLAIN = """
-apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server sudo iproute2
+apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server sudo
 useradd --create-home --shell /bin/bash admin && echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin
 for user in root admin; do
   home=$(getent passwd $user | cut -d : -f 6)

@@ -136,12 +136,17 @@ def wait_for_others(role: str, lab: Topology) -> None:
 def locked(lab: Topology) -> Iterator[None]:
     """Have the lock of the database during a block; SQLAlchemyError if no primary answers.
 
-    It does not go through the local proxy, whose restart would end it.
+    It does not go through the local proxy, whose restart would end it. It ends earlier if another machine becomes the
+    primary meanwhile.
     """
     direct = URL.update_query_dict({"host": lab.endpoints("database", "postgresql")})
-    with create_engine(direct).connect() as connection:
+    connection = create_engine(direct).connect()
+    try:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
         yield
+    finally:
+        with suppress(SQLAlchemyError):
+            connection.close()
 
 
 def restart(units: dict[str, str], lab: Topology) -> None:
