@@ -24,6 +24,16 @@ with engine.connect() as connection:
     time.sleep(600)
 """
 
+# As an api-server answers a task.
+READ = """
+import pathlib, time
+from airflow.models import Connection
+end = time.monotonic() + 8
+while time.monotonic() < end:
+    Connection.get_connection_from_secrets("lab_database")
+    pathlib.Path("/run/has-read").touch()
+"""
+
 
 @pytest.mark.drawn
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
@@ -110,3 +120,22 @@ def test_what_a_lost_machine_had_locked_is_free_again(
     finally:
         faults.heal(LAB, ["master1"])
         machines.guest("master1").run("systemctl stop hold || true")
+
+
+def test_connection_exists_while_the_database_restarts(machines: Machines, topology: Topology) -> None:
+    """Airflow would take an error of the database for a connection that does not exist, and the task would fail."""
+    guest, database = machines.guest("master1"), machines.guest(topology.with_role("database")[0].name)
+    unit = topology.services(database.machine.name)["database"]
+    start = "systemd-run --unit read --remain-after-exit --property EnvironmentFile=/opt/airflow/airflow.env"
+    guest.run(f"{start} /opt/airflow/venv/bin/python -c %s", READ)
+    try:
+        LAB.eventually(lambda: guest.run("ls /run/has-read"), within=30)
+        database.run(f"systemctl stop {unit} && sleep 2; systemctl start {unit}")
+        LAB.eventually(lambda: _ended(guest), within=30)
+        assert guest.run("systemctl show --value --property Result read") == "success"
+    finally:
+        guest.run("systemctl stop read; systemctl reset-failed read; rm -f /run/has-read")
+
+
+def _ended(guest: Guest) -> None:
+    assert guest.run("systemctl show --value --property SubState read") in ("exited", "failed")

@@ -23,7 +23,7 @@ COMMON = f"{HOME}/airflow.cfg"
 VENV = f"{HOME}/venv"  # a link to the environment of the lock
 # Airflow has this folder in its Python path.
 MODULES = f"{HOME}/config"
-NAMES = ("lab_executor", "heartbeat_path", "message_lease", "no_delayed_delivery", "primary_proof")
+NAMES = ("lab_executor", "heartbeat_path", "message_lease", "metastore_retry", "no_delayed_delivery", "primary_proof")
 SECRETS = f"{HOME}/secrets"
 LOCK = CONFIG / "requirements.lock"
 # One folder for each lock: a running service keeps using the environment that it was started from.
@@ -79,8 +79,7 @@ def configure(context: Context) -> None:
             template(CONFIG / "airflow.cfg.j2", COMMON, lab=lab, celery=celery_config(lab))
     for name in NAMES:
         copy(HERE / "modules" / f"{name}.py", f"{MODULES}/{name}.py", folder=True)
-    if context.lab.several("database"):
-        copy(HERE / "airflow_local_settings.py", f"{MODULES}/airflow_local_settings.py")
+    template(HERE / "airflow_local_settings.py.j2", f"{MODULES}/airflow_local_settings.py", lab=context.lab)
     template(HERE / "airflow.env.j2", f"{HOME}/airflow.env", lab=context.lab, roles=context.machine.roles)
     copy(HERE / "airflow.sh", "/usr/local/bin/airflow", mode="755")
 
