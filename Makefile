@@ -71,7 +71,7 @@ figures: up ## measure times and memory, for docs/figures.md; destroys the lab a
 status doctor heal: ## call bin/lab status, doctor or heal; more: bin/lab --help
 	@bin/lab $@
 
-drills: up ## run every drill on both brokers, and update the table in docs/failures.md
+drills: up ## run every drill of the layout on both brokers, and update its table in docs/failures.md or docs/ha.md
 	@bin/lab drill all --broker both; failed=$$?; .lab/venv/bin/python -m lab.generate drills && exit $$failed
 
 clean: ## remove the machines, images, secrets and Python environments

@@ -30,6 +30,10 @@ from lab.terminal import BAD, GOOD, console, fail, this_lab
 from lab.topology import ALL
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+TARGET = (
+    "kill, restart: the service, by its role. partition: machines or roles, with commas, or others. "
+    "fill, skew: see the fault"
+)
 MANIFEST = "PYTHONPATH=/vagrant PYTHONDONTWRITEBYTECODE=1 python3 -m provision.manifest"
 
 
@@ -38,7 +42,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0: all is healthy."""
+    """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0: the lab is healthy."""
     lab = this_lab()
     found = status_.collect(lab)
     if as_json:
@@ -75,7 +79,7 @@ def screen(found: status_.Status) -> Group:
     for run in found.runs:
         runs.add_row(run["dag_id"], run["run_after"][:19].replace("T", " "), run["state"])
     lines = f"queued on {found.broker}: {queues or '?'}\ntasks: {tasks}\ndatabase: {database}"
-    verdict = "\n".join(f"{BAD} {problem}" for problem in found.problems) or f"{GOOD} all is healthy"
+    verdict = "\n".join(f"{BAD} {problem}" for problem in found.problems) or f"{GOOD} the lab is healthy"
     members = [table_of_members(found.members)] if found.members else []
     blocks: list[Table | str] = [where, *members, beats, workers, lines, runs, verdict]
     return Group(*[part for block in blocks for part in (block, "")][:-1])
@@ -110,13 +114,11 @@ def manifest() -> None:
     print(json.dumps(found, indent=2, sort_keys=True))
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # a negative number of seconds is not an option
 def fault(
     what: Annotated[str, typer.Argument(help="; ".join(f"{n}: {f.does}" for n, f in faults.FAULTS.items()))],
-    machine: Annotated[str, typer.Argument(help="worker1, for example")],
-    target: Annotated[
-        str, typer.Argument(help="kill, restart: the service, by its role. partition: machines or roles, with commas.")
-    ] = "",
+    machine: Annotated[str, typer.Argument(help="such as worker1; halt and crash: or all")],
+    target: Annotated[str, typer.Argument(help=TARGET)] = "",
 ) -> None:
     """Inject a fault into a machine. `lab heal` undoes it."""
     lab = this_lab()
@@ -199,7 +201,7 @@ def deploy(
     inventory: Annotated[Path, typer.Argument(help="Addresses and roles, in the form of config/lab.json.")],
     ssh: Annotated[str, typer.Option(help="The command that reaches a machine.")] = "ssh -o BatchMode=yes",
 ) -> None:
-    """Bring machines that Vagrant did not create to their roles, over SSH."""
+    """Install the roles on machines that Vagrant did not create, over SSH."""
     try:
         root = find_root(Path.cwd())
     except NoLabError as error:

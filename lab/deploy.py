@@ -101,7 +101,12 @@ def deploy(root: Path, inventory: Path, ssh: list[str], say: Callable[[str], Non
 
     names = [machine.name for machine in topology.machines]
     good = for_each(names, one)
-    return [name for name in names if not good[name]]
+    failed = [name for name in names if not good[name]]
+    if not failed:
+        address = topology.address or topology.with_role("load_balancer")[0].address
+        url = f"http://{address}:{topology.ports['load_balancer']}"
+        say(f"Airflow: {url}, user admin, password: airflow_admin_password in {state / SECRETS}")
+    return failed
 
 
 def _state(inventory: Path) -> Path:

@@ -35,10 +35,12 @@ Run = tuple[Schedule, Verdict]
 def drill(
     names: Annotated[list[str] | None, typer.Argument(help="Drills, or all; without a name they are listed.")] = None,
     broker: Annotated[str, typer.Option(help="Move the lab to this broker first: redis, rabbitmq, both.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Draw work, faults and moments from this number.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw broker, work, faults and moments from this number.")] = None,
     faults: Annotated[int, typer.Option(help="How many events are drawn; --soak: 1 and 2 in turns.")] = 0,
     schedule: Annotated[Path | None, typer.Option(help="Replay a schedule.json of .lab/reports.")] = None,
-    soak: Annotated[str, typer.Option(help="Draw schedules until one fails: for 2h, 30m, or so many: 200.")] = "",
+    soak: Annotated[
+        str, typer.Option(help="Draw schedules until one fails, for a time (2h, 30m) or a number of them (200).")
+    ] = "",
     keep: Annotated[bool, typer.Option(help="Leave the lab as it is when a drill fails, and undo nothing.")] = False,
     shrink: Annotated[Path | None, typer.Option(help="Find the smallest schedule that fails like this one.")] = None,
     times: Annotated[int, typer.Option(min=1, help="--shrink: how often each schedule is run.")] = 3,
@@ -54,6 +56,12 @@ def drill(
         raise typer.Exit
     if broker not in ("", "both", *BROKERS):
         raise fail(f"no broker {broker!r}: {', '.join(BROKERS)}, both")
+    if broker and (schedule or shrink):
+        raise fail("--broker does not go with --schedule and --shrink: a schedule names its broker")
+    if faults and names and not dag:
+        raise fail("--faults goes with --seed and --soak: a named drill has its own")
+    if broker == "both" and (dag or (seed is not None and not soak)):
+        raise fail("--broker both goes with names of drills and --soak; here: redis or rabbitmq")
     check = str(_given(Path(check))) if check.endswith(".py") else check
     chosen = sum(map(bool, (names, schedule, shrink, soak)))
     if chosen > 1 or (dag and (schedule or shrink or soak)):
@@ -65,7 +73,7 @@ def drill(
             raise typer.Exit(_soak(lab, soak, seed, faults, broker, keep))
         elif dag:
             drawn = own.Own(dag, _json(conf), "", (names or [""])[0], seed, faults or 1, check, connection)
-            raise typer.Exit(_table_of([_own(lab, drawn, drawn.drill or f"seed-{seed}", keep)]))
+            raise typer.Exit(_table_of([_own(lab, drawn, drawn.drill or f"seed-{seed}", keep, broker)]))
         elif schedule or seed is not None:
             one = _load(schedule) if schedule else draw.draw(seed or 0, lab.topology, faults or 1, broker)
             raise typer.Exit(_table_of([_run(lab, one, keep, _hooks(one, check, connection))]))

@@ -101,7 +101,7 @@ def _services(status: Status, lab: Lab, name: str) -> None:
     for role, state in status.services[name].items():
         if state != "active":
             status.problems.append(
-                f"{name}: {role} is {state} (vagrant ssh {name} -c 'sudo journalctl -u {units[role]}')"
+                f"{name}: {role} is {state} (vagrant ssh {name} -c 'sudo journalctl -u \"{units[role]}*\"')"
             )
 
 

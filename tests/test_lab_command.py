@@ -35,7 +35,7 @@ def healed() -> Iterator[None]:
 
 def test_status_of_a_healthy_lab_names_no_problem(topology: Topology) -> None:
     shown = LAB.eventually(lambda: lab("status"), within=60)
-    assert "all is healthy" in shown
+    assert "the lab is healthy" in shown
     found = json.loads(lab("status", "--json"))
     assert found["problems"] == []
     assert found["broker"] == topology.broker

@@ -17,6 +17,8 @@ for provider in docker libvirt virtualbox; do
     exit 1
   fi
 done
+# An interrupted `make test-ha` has left its machines.
+if [ -d .lab/ha/.vagrant ]; then (cd .lab/ha && vagrant destroy --force); fi
 for provider in docker libvirt virtualbox; do
   machines=$(machines_of $provider)
   # shellcheck disable=SC2086 # a list of names

@@ -186,7 +186,7 @@ class Provider
       return
     end
     unless healthy?
-      warn "airflow-lab: Airflow is not healthy after #{healthy_within} s. Next: vagrant ssh master1 -c 'systemctl --failed; journalctl -e'"
+      warn "airflow-lab: Airflow is not healthy after #{healthy_within} s. Next: bin/lab status, then bin/lab doctor"
       exit 1
     end
     follow_move if @lab.moving?
