@@ -72,6 +72,8 @@ class Case:
         self.begin = lines[0]
         self.factor = self.begin.get("factor", 1)
         self.roles: dict[str, list[str]] = self.begin["machines"]
+        # Where each machine has a local proxy, tasks do not call the load balancer.
+        self.direct = any("local_proxy" in own for own in self.roles.values())
         self.last = max(line["at"] for line in lines)
         self.events = list(self._events())
         self.tries: dict[tuple[str, str], list[Line]] = defaultdict(list)
@@ -191,16 +193,16 @@ def hits(case: Case, event: Event, begin: float, end: float, runs: Sequence[str]
             continue
         for one in tries:
             for phase, start, until, host in phases(case, key, one):
-                if overlaps((begin, end), start, until) and (not struck or needs(struck, phase, host)):
+                if overlaps((begin, end), start, until) and (not struck or needs(case, struck, phase, host)):
                     seen.add(phase)
         found.update(seen)
     return found
 
 
-def needs(struck: Mapping[str, set[str]], phase: str, host: str) -> bool:
+def needs(case: Case, struck: Mapping[str, set[str]], phase: str, host: str) -> bool:
     """Return whether a task in a phase, on a worker, needs one of the services that were struck."""
     for name, roles in struck.items():
-        for role in roles & NEEDS.keys():
+        for role in (roles & NEEDS.keys()) - ({"load_balancer"} if case.direct else set()):
             if phase in NEEDS[role] and (role != "worker" or name == host):
                 return True
     return False

@@ -42,7 +42,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0: the lab is healthy."""
+    """One screen: machines, services, heartbeats, workers, queues, database, DAG runs. Exit code 0: healthy."""
     lab = this_lab()
     found = status_.collect(lab)
     if as_json:

@@ -90,11 +90,8 @@ def service(what: str) -> Callable[[Topology, Dice], Event]:
 def partition(topology: Topology, dice: Dice) -> Event:
     name = any_machine(topology, dice)
     others = [machine.name for machine in topology.machines if machine.name != name]
-    peers = [
-        OTHERS,
-        *others,
-        *(role for role in ("queue", "database", "load_balancer") if role not in topology[name].roles),
-    ]
+    api = "api_server" if topology.with_role("local_proxy") else "load_balancer"  # what tasks call
+    peers = [OTHERS, *others, *(role for role in ("queue", "database", api) if role not in topology[name].roles)]
     return Event("partition", (name,), dice.choice(peers), hold=dice.choice(HOLDS[1:]))
 
 

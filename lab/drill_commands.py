@@ -36,7 +36,9 @@ def drill(
     names: Annotated[list[str] | None, typer.Argument(help="Drills, or all; without a name they are listed.")] = None,
     broker: Annotated[str, typer.Option(help="Move the lab to this broker first: redis, rabbitmq, both.")] = "",
     seed: Annotated[int | None, typer.Option(help="Draw broker, work, faults and moments from this number.")] = None,
-    faults: Annotated[int, typer.Option(help="How many events are drawn; --soak: 1 and 2 in turns.")] = 0,
+    faults: Annotated[
+        int, typer.Option(min=0, max=4, help="How many events are drawn; --soak: 1 and 2 alternately.")
+    ] = 0,
     schedule: Annotated[Path | None, typer.Option(help="Replay a schedule.json of .lab/reports.")] = None,
     soak: Annotated[
         str, typer.Option(help="Draw schedules until one fails, for a time (2h, 30m) or a number of them (200).")

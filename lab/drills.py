@@ -84,7 +84,7 @@ DRILLS = {
         "a worker is cut off from the broker for 40 s", "partition", "worker", "queue", hold=40
     ),
     "worker-cut-from-api": Drill(
-        "a worker is cut off from the api-servers for 40 s", "partition", "worker", "load_balancer", hold=40
+        "a worker is cut off from the api-servers for 40 s", "partition", "worker", "load_balancer,api_server", hold=40
     ),
     "worker-slow": Drill("a worker's link is slow for 30 s", "slow", "worker", hold=30),
     "worker-kill": Drill("a worker's main process is killed", "kill", "worker", "worker", hold=0),

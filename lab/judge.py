@@ -16,7 +16,7 @@ from lab.history import Line, of_kind
 from lab.roles import ROLES
 
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
-PATH = ("load_balancer", "api_server", "database")  # from a task to where its state is kept
+PATH = ("load_balancer", "api_server", "database")  # from a user to what is kept
 # What ends all that runs on a machine, or the service that it is about.
 STOPS = ("crash", "halt", "reload", "kill", "restart", "join", "destroy", "switchover")
 SILENCES = ("freeze", "partition")  # nobody can tell whether what runs there goes on
@@ -24,6 +24,7 @@ SILENCES = ("freeze", "partition")  # nobody can tell whether what runs there go
 # Seconds, times the lab's factor.
 REPORTED = 2  # from the last entry of a task until Airflow knows its end; a crash in between executes it again
 PATIENCE = 35  # that a call of a task waits for the path to the database: config/airflow.cfg.j2, [workers]
+MESSAGE = ("sent", "received")
 LATE = 45  # that a task may wait for a free slot after the last fault: 15 s without heartbeats, twice, and the delays
 
 
@@ -84,7 +85,8 @@ def judge(lines: Sequence[Line]) -> Verdict:
     verdict.unknown = [f"{line['what']}: {line['error']}" for line in of_kind(lines, "unreadable")]
     for event in case.events:
         verdict.hits.append(dict(hits(case, event, event.begin, event.begun)))
-        verdict.caught.append(sum(hits(case, event, event.begin, max(event.end, event.begun)).values()))
+        caught = sum(hits(case, event, event.begin, max(event.end, event.begun)).values())
+        verdict.caught.append(caught or asked(case, event, requests))
     for run in acknowledged(case):
         judge_run(case, run, verdict)
     verdict.findings += lost_commits(lines)
@@ -94,13 +96,24 @@ def judge(lines: Sequence[Line]) -> Verdict:
     verdict.findings += outage(case, requests)
     verdict.findings += [Finding("unhealthy", line["text"]) for line in of_kind(lines, "problem")]
     verdict.recovery = recovery(case)
-    blind = any(what.startswith(("Airflow's records", "the records")) for what in verdict.unknown)
+    blind = any(what.startswith(("Airflow's records", "the records", "the numbers")) for what in verdict.unknown)
     if verdict.findings and not (blind and not of_kind(lines, "problem")):
         verdict.outcome = FAILED
     elif blind or not of_kind(lines, "end") or (case.events and not any(verdict.caught)) or not case.events:
         verdict.outcome = INCONCLUSIVE
         verdict.unknown += [] if blind else [why_inconclusive(case, lines)]
     return verdict
+
+
+def asked(case: Case, event: Event, requests: Sequence[Line]) -> int:
+    """Return how many requests of users a load balancer had while an event lasted that struck it, and not a task."""
+    struck = any("load_balancer" in roles for roles in event.services(case.roles).values())
+    return sum(event.begin <= line["at"] <= event.end + case.seconds(SETTLES) for line in requests) if struck else 0
+
+
+def path(case: Case) -> tuple[str, ...]:
+    """Return the roles on the way from a task to where its state is kept."""
+    return tuple(role for role in PATH if not (case.direct and role == "load_balancer"))
 
 
 def why_inconclusive(case: Case, lines: Sequence[Line]) -> str:
@@ -205,7 +218,7 @@ def silenced(case: Case, key: tuple[str, str], attempt: Line) -> str:
 def cut_off(case: Case, event: Event, hosts: set[str]) -> bool:
     """Return whether a partition separates a worker from what its tasks call."""
     cuts = event.cuts(case.roles)
-    return any(cuts.get(host, set()) & set(PATH) for host in hosts)
+    return any(cuts.get(host, set()) & {*path(case)} for host in hosts)
 
 
 def unavoidable(case: Case, key: tuple[str, str], attempt: Line) -> str:
@@ -232,7 +245,7 @@ def outages(case: Case) -> Iterator[tuple[float, float, str]]:
     A role is away while each of its machines is struck, or the majority that it needs. A machine that is only silent
     accepts calls again when it goes on, before the calls are given up.
     """
-    for role, lost in [(own, lost) for own in PATH for lost in losses(case, own)]:
+    for role, lost in [(own, lost) for own in path(case) for lost in losses(case, own)]:
         away = [(0.0, case.last, "", False)]
         for host in lost:
             struck = [one for one in case.events if role in one.services(case.roles).get(host, ())]
@@ -276,8 +289,8 @@ def cause(case: Case, key: tuple[str, str], attempt: Line) -> str:
         stops = event.what in STOPS or event.what == "freeze"
         if (stops and any("worker" in struck.get(host, ()) for host in hosts)) or cut_off(case, event, hosts):
             return describe(event)
-        path = any(role in roles for roles in struck.values() for role in PATH)
-        if path and event.what in STOPS and (not own or overlaps(window, start - margin, start + margin)):
+        on_path = any(role in roles for roles in struck.values() for role in path(case))
+        if on_path and event.what in STOPS and (not own or overlaps(window, start - margin, start + margin)):
             return describe(event)
     for begun, over, why in outages(case):
         if overlaps((begun, over), start - margin, end + case.seconds(REPORTED)):
@@ -307,20 +320,36 @@ def late(case: Case) -> Iterator[Finding]:
     busy = [(one["started"], last(one)) for found in case.attempts.values() for one in found]
     for key, tries in case.tries.items():
         for one in tries:
-            ready = max(one["queued"] if one["queued"] is not None else one["scheduled"] or 0, over)
-            starts = [entry["started"] for entry in case.attempts[key] if entry["number"] == one["number"]]
-            until = min(starts, default=one["started"])
-            if until is None:  # it never started: until it was given up
-                until = case.last if one is tries[-1] else one["ended"] or ready
-            free = sum(
-                1
-                for second in range(int(ready), int(until))
-                if sum(begin <= second <= end for begin, end in busy) < slots / 2
-            )
-            if free > case.seconds(LATE):
-                yield Finding(
-                    "late", f"it waited {until - ready:.0f} s after the last fault, while slots were free", *key
+            for ready, until in waits(case, key, one):
+                free = sum(
+                    1
+                    for second in range(int(max(ready, over)), int(until))
+                    if sum(begin <= second <= end for begin, end in busy) < slots / 2
                 )
+                if free > case.seconds(LATE):
+                    what = f"it waited {until - max(ready, over):.0f} s after the last fault, while slots were free"
+                    yield Finding("late", what, *key)
+                    break
+
+
+def waits(case: Case, key: tuple[str, str], one: Line) -> Iterator[tuple[float, float]]:
+    """Return from when to when an attempt waited: to start, and for each of its messages to be received.
+
+    A task whose message was lost is queued again: the first message tells for how long it really waited. A deferred
+    attempt has a message for each of its parts.
+    """
+    own = [entry for entry in case.attempts[key] if entry["number"] == one["number"]]
+    ready = one["queued"] if one["queued"] is not None else one["scheduled"] or 0.0
+    until = min([entry["started"] for entry in own], default=one["started"])
+    if until is None:  # it never started: until it was given up
+        until = case.last if one is case.tries[key][-1] else one["ended"] or ready
+    yield ready, until
+    moments = {phase: [line["at"] for line in case.said(key, one) if line["phase"] == phase] for phase in MESSAGE}
+    for sent in moments["sent"]:
+        received = min([at for at in moments["received"] if at >= sent], default=None)
+        runs = any(entry["started"] <= sent <= last(entry) for entry in own)
+        if received is not None and not runs:
+            yield sent, received
 
 
 def outage(case: Case, requests: Sequence[Line]) -> Iterator[Finding]:

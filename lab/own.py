@@ -153,8 +153,16 @@ class UnderFire:
         """Make the user's check, and pause the DAG if it was."""
         execution.lab.airflow.unpause(self.dag, paused=self.paused)
         if self.own.check:
-            for run in execution.progress.accepted:
-                execution.history.write("check", problems=check(execution.lab, self.own, run))
+            for run in [*execution.progress.accepted, *execution.progress.maybe]:
+                if run in execution.progress.runs:
+                    self.check(execution, run)
+
+    def check(self, execution: Execution, run: str) -> None:
+        """Write what the user's check finds to the history, or that it failed: there must be a history in any case."""
+        try:
+            execution.history.write("check", problems=check(execution.lab, self.own, run))
+        except OwnError as error:
+            execution.history.write("problem", text=str(error))
 
 
 def ui(lab: Lab, own: Own) -> str:
@@ -209,12 +217,20 @@ def judge(lines: Sequence[Line]) -> OwnVerdict:
     requests = of_kind(lines, "request")
     verdict.requests, verdict.failed_requests = len(requests), sum(line["phase"] == "fail" for line in requests)
     verdict.unknown = [f"{line['what']}: {line['error']}" for line in of_kind(lines, "unreadable")]
-    runs = {line["baseline"]: line["run"] for line in of_kind(lines, "client") if line["phase"] == "ok"}
+    runs = {
+        line["baseline"]: line["run"]
+        for line in of_kind(lines, "client")
+        if line["phase"] == "ok" or (line["phase"] == "unknown" and line["run"] in case.runs)
+    }
     real = case.runs.get(runs.get(False, ""))
     for event in case.events:
         verdict.hits.append(dict(hits(case, event, event.begin, event.begun, [runs.get(False, "")])))
         found = hits(case, event, event.begin, max(event.end, event.begun), [runs.get(False, "")])
         verdict.caught.append(sum(found.values()))
+    if real is None and False in runs and not verdict.unknown:
+        verdict.outcome = FAILED
+        verdict.findings.append(Finding("lost", "Airflow accepted the run, and does not know it", runs[False]))
+        return verdict
     if real is None:
         verdict.outcome = INCONCLUSIVE
         verdict.unknown.append("Airflow has no record of the run")

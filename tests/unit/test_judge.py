@@ -312,3 +312,50 @@ def test_gaps_are_the_longest_times_between_two_answers() -> None:
     ]
     found = verdict(pages)
     assert (found.page_gap, found.write_gap) == (3.2, None)
+
+
+def test_task_whose_lost_message_was_sent_again_waited_since_the_first_one() -> None:
+    """Airflow's record has only the last time at which it was queued."""
+    found = task(0, attempt("worker2", 152, 154, queued=150, sent=151, received=151.5))
+    first = {"at": 17, "kind": "message", "phase": "sent", "machine": "master1", "celery": "lost"}
+    known = {name: found[0][name] for name in ("run", "task", "number")}
+    assert verdict(found).outcome == PASSED
+    assert rules(verdict(found, [first | known])) == [("late", "work[0]")]
+
+
+def test_deferred_task_that_is_resumed_late_is_late() -> None:
+    def resumed(sent: float) -> list[Any]:
+        """Return a task that records nothing before it is resumed."""
+        found = task(0, attempt("worker2", 150, 152, queued=148, sent=4, received=4.5, done=6))
+        again = {"kind": "message", "run": found[0]["run"], "task": "work[0]", "number": 1, "celery": "again"}
+        moments = {"sent": sent, "received": 149}
+        return [*found, *(again | {"at": at, "phase": phase, "machine": "worker2"} for phase, at in moments.items())]
+
+    assert verdict(resumed(148)).outcome == PASSED
+    assert ("late", "work[0]") in rules(verdict(resumed(50)))
+
+
+PROXIED = {
+    "broker": ["load_balancer", "local_proxy", "database"],
+    "master1": ["load_balancer", "local_proxy", "api_server"],
+    "worker1": ["worker", "local_proxy"],
+    "worker2": ["worker", "local_proxy"],
+}
+
+
+def test_load_balancer_that_no_task_calls_explains_nothing() -> None:
+    used = task(0, attempt("worker2", 5, seen=20), attempt("worker1", 40, 44))
+    cut = event(0, "partition", ["worker2"], 8, 50, target="load_balancer")
+    assert ("attempt used", "work[0]") in rules(verdict(used, events=cut, machines=PROXIED))
+    assert ("attempt used", "work[0]") not in rules(verdict(used, events=cut))
+    assert verdict(events=cut, machines=PROXIED).outcome == INCONCLUSIVE
+
+
+def test_load_balancer_that_no_task_calls_is_judged_by_requests() -> None:
+    killed = event(0, "kill", ["broker"], 8, 9, target="load_balancer")
+    assert verdict([histories.request(8.5)], events=killed, machines=PROXIED).caught == [1]
+
+
+def test_commits_that_could_not_be_compared_prove_nothing() -> None:
+    lines = [histories.unreadable("the numbers that were committed", "no primary")]
+    assert verdict(lines).outcome == INCONCLUSIVE

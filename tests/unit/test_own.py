@@ -178,3 +178,9 @@ def test_dag_that_is_missing_or_broken_is_refused_with_the_reason(status: int, b
 
 def test_dag_that_airflow_knows_is_drilled() -> None:
     own.wait_for_dag(airflow(200), "mine", seconds=0)
+
+
+def test_run_that_airflow_accepted_and_does_not_know_is_lost() -> None:
+    lines = [histories.begin(own="mine"), *client(), *event(0, "crash", ["worker1"], 8, 20)]
+    assert judge(history(*lines)).outcome == FAILED
+    assert judge(history(*lines, histories.unreadable("Airflow's records", "no answer"))).outcome == INCONCLUSIVE
