@@ -180,9 +180,16 @@ class DockerProvider < Provider
     remove_forward
     @lab.write_text(@lab.state("forward.cfg"), config, mode: 0o644)
     ports = @lab.data["forwarded_ports"].flat_map { |service, port| ["--publish", "127.0.0.1:#{port}:#{@lab.data['ports'][service]}"] }
-    docker("run", "--detach", "--pull", "never", "--restart", "unless-stopped", "--network", network, *ports,
+    docker("run", "--detach", "--pull", "never", "--restart", "unless-stopped", "--network", network, "--ip", free_address, *ports,
            "--label", "#{CHECKOUT}=#{@lab.root}", "--label", "#{FORWARD}=#{digest}",
            "--volume", "#{@lab.state('forward.cfg')}:/etc/haproxy/forward.cfg:ro", image, "haproxy", "-db", "-f", "/etc/haproxy/forward.cfg")
+  end
+
+  # Returns the last address of the network that is free: Docker would give away the first, which may be a machine's.
+  def free_address
+    taken = @lab.data["machines"].map { |_, machine| machine["address"] } << @lab.data["address"]
+    last = IPAddr.new(@lab.data["network"]).to_range.last.to_i
+    (1..).lazy.map { |number| IPAddr.new(last - number, Socket::AF_INET).to_s }.find { |address| !taken.include?(address) }
   end
 
   def remove_forward
@@ -219,10 +226,12 @@ class DockerProvider < Provider
     @lab.write(@lab.state("image.json"), @lab.document(nil))
     name = "airflow-lab-image-#{$PROCESS_ID}"
     volumes = %w[provision lab config].to_h { |folder| [File.join(@lab.root, folder), "/vagrant/#{folder}"] }
+    # Not with --env: the image, and every machine, would keep a password of the host's proxy.
+    @lab.write_text(@lab.state("image.env"), ENV.slice(*Lab::ENVIRONMENT).map { |key, value| "export #{key}=#{Shellwords.escape(value)}\n" }.join)
     volumes[@lab.state("image.json")] = "/root/machine.json"
+    volumes[@lab.state("image.env")] = "/root/environment"
     mounts = volumes.flat_map { |here, there| ["--volume", "#{here}:#{there}:ro"] }
-    environment = ENV.slice(*Lab::ENVIRONMENT).keys.flat_map { |key| ["--env", key] }
-    follow("docker", "run", "--name", name, *mounts, *environment, from, "sh", "/vagrant/#{INPUTS.first}")
+    follow("docker", "run", "--name", name, *mounts, from, "sh", "/vagrant/#{INPUTS.first}")
     docker("commit", "--change", 'CMD ["/sbin/init", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]', name, image)
     say "machine image: ready"
   ensure

@@ -150,6 +150,26 @@ class Lab
     given.merge(NO_PROXY.to_h { |name| [name, direct.uniq.join(",")] })
   end
 
+  # Raises Invalid if machines that exist would have to lose a role: it would go on running there. Nor does data move
+  # between a role on one machine and the same role on several.
+  def check_existing(names)
+    former = before.fetch("machines", {}).slice(*names)
+    former.each do |name, machine|
+      lost = machine["roles"] - @machines.fetch(name, machine)["roles"]
+      next if lost.empty?
+
+      raise Invalid, "#{file}: machines.#{name}: without #{lost.join(', ')}, which would go on running there. " \
+                     "Restore it, or call `vagrant destroy -f #{name}` first"
+    end
+    ROLES.select { |_, role| role["machines"] == "majority" }.each_key do |role|
+      had = former.select { |_, machine| machine["roles"].include?(role) }.keys
+      next if had.empty? || (had.size > 1) == several?(role)
+
+      raise Invalid, "#{file}: the role #{role} on #{with_role(role).keys.join(', ')} is not allowed while machines exist that had it on " \
+                     "#{had.join(', ')}: one is not a cluster. Call `vagrant destroy -f` first"
+    end
+  end
+
   # Whether a move to another broker has started, and its end was not observed yet.
   def moving? = File.exist?(state("moving"))
 

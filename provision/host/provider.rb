@@ -21,6 +21,7 @@ class Provider
   def check(create:)
     check_readable
     check_own_dags
+    @lab.check_existing(created)
     check_room if create
   end
 

@@ -2,6 +2,7 @@
 # Runs in a container of the base image, and turns it into the image of all machines.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
+. /root/environment
 
 echo "step: Install systemd and sshd"
 apt-get update -q

@@ -90,6 +90,41 @@ def test_machines_keep_the_layout_that_they_were_created_with(checkout: Checkout
     assert checkout.save().layout == "ha"
 
 
+MASTER = ["api_server", "scheduler", "dag_processor", "triggerer"]
+SEVERAL = {
+    "broker": ["database", "queue", "load_balancer", "flower", "consensus", "local_proxy"],
+    **{name: [*MASTER, "database", "consensus", "local_proxy"] for name in ("master1", "master2")},
+    **{name: ["worker", "local_proxy"] for name in ("worker1", "worker2")},
+}
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ({"master2": ["api_server", "dag_processor", "triggerer"]}, "machines.master2: without scheduler, which would"),
+        (
+            SEVERAL,
+            "the role database on broker, master1, master2 is not allowed while machines exist that had it on broker:",
+        ),
+    ],
+)
+def test_machine_that_exists_keeps_its_roles(checkout: Checkout, roles: dict[str, list[str]], message: str) -> None:
+    checkout.save()
+    for name in ("broker", "master1", "master2"):
+        identity = checkout.root / ".vagrant" / "machines" / name / "docker" / "id"
+        identity.parent.mkdir(parents=True)
+        identity.write_text(ID)
+    machines = json.loads((checkout.root / "config" / "lab.json").read_text())["machines"]
+    checkout.edit(machines=machines | {name: machines[name] | {"roles": own} for name, own in roles.items()})
+    for folder in ("dags", "lab", "provision"):
+        (checkout.root / folder).mkdir()
+    done = ruby(CHECK, checkout.root, library="provider", environment=WITHOUT)
+    assert message in done.stderr
+    for name in roles:
+        (checkout.root / ".vagrant" / "machines" / name / "docker" / "id").unlink(missing_ok=True)
+    assert message not in ruby(CHECK, checkout.root, library="provider", environment=WITHOUT).stderr
+
+
 def test_edit_of_lab_json_takes_effect_at_the_next_provisioning(checkout: Checkout) -> None:
     checkout.save()
     checkout.edit(broker="rabbitmq", workers=3, timings="stock", time_factor=2)

@@ -54,6 +54,7 @@ class Desk:
             old.unlink()
         said: list[str] = []
         assert deploy.deploy(self.checkout.root, inventory, [str(self.ssh)], said.append) == []
+        assert said.pop().startswith("Airflow: http://10.0.0.2:8080, user admin, password: airflow_admin_password in ")
         return {line.partition(":")[0] for line in said}
 
     def archive(self) -> list[str]:

@@ -124,10 +124,27 @@ def test_no_message_is_declared_lost_while_the_broker_does_not_answer(
     hold(monkeypatch, executor, set())
     executor.send_lost_again()
     hold(monkeypatch, executor, None)
+    monkeypatch.setattr(lab_executor, "last_drain_of_redis", lambda: None)
     executor.send_lost_again()
     hold(monkeypatch, executor, set())
     executor.send_lost_again()
     assert states(engine) == {1: ("queued", 1)}
+
+
+def test_task_that_redis_lost_before_a_move_from_it_ended_is_queued_again(
+    engine: Engine, executor: LabExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue_task(engine, 1, seconds=60)
+    queue_task(engine, 2, seconds=25)  # by this scheduler, which uses RabbitMQ
+    hold(monkeypatch, executor, None)
+    executor.born = datetime.now(UTC) - timedelta(seconds=30)
+    moved: list[datetime | None] = [None]
+    monkeypatch.setattr(lab_executor, "last_drain_of_redis", lambda: moved[0])
+    executor.send_lost_again()
+    assert states(engine) == {1: ("queued", 1), 2: ("queued", 1)}
+    moved = [datetime.now(UTC)]
+    executor.send_lost_again()
+    assert states(engine) == {1: ("scheduled", 1), 2: ("queued", 1)}
 
 
 def test_messages_of_queues_and_of_workers_are_found() -> None:

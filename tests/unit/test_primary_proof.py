@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import primary_proof
 import pytest
@@ -14,11 +15,20 @@ from sqlalchemy.pool import Pool
 Database = Callable[[bool], Engine]  # whether it accepts commits
 
 
+PORT = 6432
+
+
+class Connection(sqlite3.Connection):
+    """As psycopg2 and psycopg, it knows where it leads to."""
+
+    info = SimpleNamespace(port=PORT)
+
+
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the commits by which this process has checked the database so far."""
     monkeypatch.setattr(primary_proof.Proof, "at", float("-inf"))
-    primary_proof.require()
+    primary_proof.require(PORT)
     yield []
     event.remove(Pool, "checkout", primary_proof.check_primary)
 
@@ -32,7 +42,7 @@ def database(commits: list[str]) -> Database:
                 raise ValueError
 
         def creator() -> sqlite3.Connection:
-            connection = sqlite3.connect(":memory:")
+            connection = sqlite3.connect(":memory:", factory=Connection)
             connection.create_function("pg_logical_emit_message", 3, emit)
             return connection
 
@@ -61,3 +71,8 @@ def test_former_primary_serves_no_session(database: Database) -> None:
     primary_proof.Proof.at -= primary_proof.VALID  # the machine was frozen
     with pytest.raises(InvalidRequestError):
         read(database(False))
+
+
+def test_other_databases_of_a_task_are_left_alone(commits: list[str]) -> None:
+    read(create_engine("sqlite://"))
+    assert commits == []

@@ -41,6 +41,18 @@ class BrokerClient:
                     continue
         return total
 
+    def expired(self, seconds: float) -> int:
+        """Return how many messages of Redis were received by a worker that has not renewed them for some seconds.
+
+        A worker that consumes takes them. RabbitMQ returns messages when their connection ends.
+        """
+        with self.app.connection_for_read() as connection:
+            if connection.transport.driver_type != "redis":
+                return 0
+            connection.ensure_connection(max_retries=1)
+            channel = connection.default_channel
+            return channel.client.zcount(channel.unacked_index_key, "-inf", time.time() - seconds)
+
     def listens(self, node: str) -> list[str] | None:
         """Return the queues that a worker consumes; None if the worker does not answer."""
         answer = self._ask("active_queues", node)

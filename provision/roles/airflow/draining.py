@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+NEWLINE = "\n"
 QUIET = 3  # checks in a row, half a second apart, that must find nothing: messages in transit are in no queue
 
 
@@ -18,16 +19,17 @@ def systemctl(*words: str) -> bool:
 def wait_until_nothing(left: Callable[[], str], status: Path) -> None:
     """Wait until `left` has returned nothing for a while. Write each of its results to the file `status`."""
     # Imported here: `switch.py is-current` needs neither, and they take a second.
+    from amqp.exceptions import AMQPError
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
     from sqlalchemy.exc import SQLAlchemyError
-
-    from provision.roles.airflow.broker_client import OperationalError
 
     quiet, said = 0, ""
     while quiet < QUIET:
         try:
             reason = left()
-        except (OperationalError, SQLAlchemyError) as error:
-            reason = f"the broker or the database, which does not answer: {str(error).splitlines()[0]}"
+        except (OperationalError, AMQPError, RedisError, OSError, SQLAlchemyError) as error:
+            reason = f"the broker or the database, which does not answer: {str(error).partition(NEWLINE)[0]}"
         quiet = 0 if reason else quiet + 1
         status.write_text(reason)
         if reason and reason.split(",")[0] != said:

@@ -31,7 +31,7 @@ LOCK = 5  # any number that no other lock uses
 WITHIN = 90  # seconds that the services of a machine may take until they are healthy, times time_factor
 # Whether the service of a role on a machine has started after a Unix time, if that is known, and is healthy.
 Check = Callable[[Machine, Topology, float], bool]
-URL = make_url(Path("/opt/airflow/secrets/sql_alchemy_conn").read_text())
+SECRET = Path("/opt/airflow/secrets/sql_alchemy_conn")  # a machine without Airflow does not have it
 
 
 def answer(machine: Machine, port: str, path: str, lab: Topology) -> httpx.Response | None:
@@ -94,7 +94,7 @@ def heartbeat(role: str) -> Check:
             "fresh": lab.timings["scheduler_health_threshold"],
         }
         try:
-            with create_engine(URL).connect() as connection:
+            with create_engine(SECRET.read_text()).connect() as connection:
                 return bool(connection.execute(query, values).scalar())
         except SQLAlchemyError:
             return False
@@ -134,13 +134,13 @@ def wait_for_others(role: str, lab: Topology) -> None:
 
 @contextmanager
 def locked(lab: Topology) -> Iterator[None]:
-    """Have the lock of the database during a block; SQLAlchemyError if no primary answers.
+    """Have the lock of the database during a block; SQLAlchemyError if no primary answers, OSError without a password.
 
     It does not go through the local proxy, whose restart would end it. It ends earlier if another machine becomes the
     primary meanwhile.
     """
-    direct = URL.update_query_dict({"host": lab.endpoints("database", "postgresql")})
-    connection = create_engine(direct).connect()
+    url = make_url(SECRET.read_text()).update_query_dict({"host": lab.endpoints("database", "postgresql")})
+    connection = create_engine(url).connect()
     try:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
         yield
@@ -196,8 +196,8 @@ def main() -> None:
     with ExitStack() as lock:
         try:
             lock.enter_context(locked(lab))
-        except SQLAlchemyError as error:
-            print(f"no lock, the database does not answer: {str(error).splitlines()[0]}", file=sys.stderr)
+        except (SQLAlchemyError, OSError) as error:
+            print(f"no lock from the database: {str(error).splitlines()[0]}", file=sys.stderr)
         restart(units, lab)
     for unit in units:
         (RESTARTS / unit).unlink()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pyinfra import host
-from pyinfra.facts.files import Directory
+from pyinfra.facts.files import Directory, File
 from pyinfra.operations import server
 
-from provision.operations import Context, copy, restart_always, service, template, write_secret
+from provision.operations import STAMPS, Context, copy, restart_always, service, template, write_secret
 
 HERE = Path(__file__).parent
 ETC = "/etc/patroni"
@@ -24,7 +24,11 @@ def configure(context: Context) -> None:
     server.shell(
         name="Remove the cluster of Debian's package",
         commands=["pg_dropcluster --stop 17 main"],
-        _if=lambda: bool(host.get_fact(Directory, "/var/lib/postgresql/17/main")),
+        # Not one that has been used: lab.rb refuses that, too.
+        _if=lambda: (
+            bool(host.get_fact(Directory, "/var/lib/postgresql/17/main"))
+            and not host.get_fact(File, f"{STAMPS}/postgresql_password")
+        ),
     )
     roles = write_secret(
         f"CREATE ROLE airflow LOGIN PASSWORD '{context.secrets['postgresql_password']}';\n"

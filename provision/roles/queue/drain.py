@@ -57,10 +57,10 @@ def holding(broker: BrokerClient) -> Iterator[str]:
 def drain(name: str) -> None:
     """Stop the queue server of a broker when no service uses it and its queues are empty."""
     STATUS.parent.mkdir(exist_ok=True)
-    client, register = BrokerClient(name, Topology.of_this_machine().seconds(3)), Register()
+    client = BrokerClient(name, Topology.of_this_machine().seconds(3))
     # Of several servers, the first that finds nothing stops; the others may then be too few to answer.
-    wait_until_nothing(lambda: "" if register.drained(name) else "; ".join(holding(client)), STATUS)
-    register.note_drained(name)
+    wait_until_nothing(lambda: "" if Register().drained(name) else "; ".join(holding(client)), STATUS)
+    Register().note_drained(name)
     print(f"stopping {name}", flush=True)
     systemctl("disable", "--now", *Topology.of_this_machine().queue_units(name))
     systemctl("disable", f"airflow-drain-queue@{name}.service")
@@ -70,7 +70,7 @@ def follow() -> None:
     """Print what the move waits for, and for how long, until it has ended or waits for another machine."""
     units = [f"airflow-drain-queue@{broker}.service" for broker in BROKERS]
     start, said = time.monotonic(), -5.0
-    while any(systemctl("is-active", unit) for unit in units):
+    while any(systemctl("is-enabled", unit) for unit in units):  # not is-active: it restarts after an error
         seconds = time.monotonic() - start
         left = STATUS.read_text() if STATUS.exists() else ""
         if left and seconds - said >= 5:

@@ -31,6 +31,7 @@ UNITS = Path("/etc/systemd/system")
 STATE = Path("/var/lib/airflow-lab/workers.json")
 RUN = Path("/run/airflow-lab")
 TEMPLATE = Path("/etc/airflow-lab/airflow-worker.service")  # a unit is a copy with its number instead of @NUMBER@
+LEASE = 15  # seconds after which a message that is not renewed is taken back: visibility_timeout, and the next look
 SEEN_WITHIN = 60  # seconds that `replace` waits for the old worker's first status
 
 
@@ -174,6 +175,8 @@ def needed(number: str, broker: BrokerClient) -> str:
         reason = f"the schedulers of {', '.join(names)} to be provisioned: they use {broker.name}"
     elif count := broker.queued(lab[HERE].queues):
         reason = f"{count} tasks queued on {broker.name}"
+    elif count := broker.expired(lab.seconds(LEASE)):
+        reason = f"{count} messages on {broker.name} of a worker that has died"
     if reason and not systemctl("is-active", unit(number)):
         systemctl("start", "--no-block", unit(number))  # after a reboot: it is not enabled
     return reason

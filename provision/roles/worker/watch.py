@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab.topology import Topology
 from provision.roles.airflow.broker_client import BrokerClient, OperationalError
-from provision.roles.worker.switch import draining, node, unit, workers
+from provision.roles.worker.switch import draining, node, status_of, unit, workers
 
 HERE = socket.gethostname()
 LAB = Topology.of_this_machine()
@@ -44,7 +44,8 @@ def watch(number: str, broker: str, wanted: set[str]) -> None:
         stalled.unlink(missing_ok=True)
         return
     queues = listens(broker, node(number))
-    if queues is None or set(queues) >= wanted:
+    retires = queues and status_of(number).exists()  # it keeps the queues that it began with
+    if queues is None or retires or set(queues) >= wanted:
         stalled.unlink(missing_ok=True)
     elif not stalled.exists():
         stalled.touch()

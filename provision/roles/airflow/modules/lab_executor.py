@@ -30,7 +30,7 @@ from airflow.utils.state import TaskInstanceState
 from heartbeat_path import HeartbeatPath
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from sqlalchemy import Select, create_engine, select, text, tuple_, update
+from sqlalchemy import NullPool, Select, create_engine, make_url, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 TIME_FACTOR = int(os.environ.get("LAB_TIME_FACTOR", "1"))  # airflow.env has it
@@ -46,6 +46,7 @@ class LabExecutor(CeleryExecutor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.born = datetime.now(UTC)
         self.checked = time.monotonic()
         self.suspects: set[str] = set()  # Celery ids without a message at the last search
         self.finished: set[TaskInstanceKey] = set()  # keys whose task had finished at the last search
@@ -121,7 +122,8 @@ class LabExecutor(CeleryExecutor):
         """Queue tasks of this scheduler again if Redis does not have their messages.
 
         In a crash, Redis loses the writes of the last second. A message is also lost if a worker dies after it took the
-        message from the queue and before it recorded that it holds the message.
+        message from the queue and before it recorded that it holds the message. RabbitMQ does not list its messages. A
+        task that an earlier scheduler queued before a move from Redis ended, and that is still queued, was lost there.
         """
         waiting = {workload.ti.id for workload in self.queued_tasks.values()}
         with create_session() as session:
@@ -132,8 +134,12 @@ class LabExecutor(CeleryExecutor):
             )
             tis = [ti for ti in session.scalars(query) if ti.id not in waiting]
             held = self._held(tis) if tis else None
+            drained = last_drain_of_redis() if tis and held is None else None
             missing = {str(ti.external_executor_id): ti for ti in tis if ti.external_executor_id not in (held or ())}
-            lost = [] if held is None else [ti for celery_id, ti in missing.items() if celery_id in self.suspects]
+            if held is None:
+                lost = [ti for ti in tis if drained and ti.queued_dttm and ti.queued_dttm < min(drained, self.born)]
+            else:
+                lost = [ti for celery_id, ti in missing.items() if celery_id in self.suspects]
             self.suspects = set() if held is None else set(missing)
             for ti in lost:
                 self.log.warning("%s is queued, but its message is lost: sending it again", ti)
@@ -179,6 +185,13 @@ def message_ids(channel: Any, queues: Iterable[str]) -> Iterator[str]:
             yield json.loads(message)["headers"]["id"]
     for held in channel.client.hvals(channel.unacked_key):
         yield json.loads(held)[0]["headers"]["id"]
+
+
+def last_drain_of_redis() -> datetime | None:
+    """Return when the last move from Redis has ended; None if there was none."""
+    url = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn")).set(database="lab")
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        return connection.execute(text("SELECT max(at) FROM drains WHERE broker = 'redis'")).scalar()
 
 
 def find(keys: Collection[TaskInstanceKey]) -> Select[Any]:

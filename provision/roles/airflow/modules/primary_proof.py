@@ -21,15 +21,22 @@ COMMIT = "SELECT pg_logical_emit_message(true, 'airflow-lab', 'this is the prima
 
 
 class Proof:
-    """When this process committed last, on a clock that goes on while it is frozen."""
+    """When this process committed last, on a clock that goes on while it is frozen; and the port of the local proxy."""
 
     at = float("-inf")
+    port = 0
+
+
+def port_of(connection: Any) -> int | None:
+    """Return the port of the server that a connection of psycopg2 or psycopg leads to; None for other drivers."""
+    connection = getattr(connection, "driver_connection", connection)  # SQLAlchemy wraps an asynchronous one
+    return getattr(getattr(connection, "info", None), "port", None)
 
 
 def check_primary(connection: Any, record: Any, proxy: Any) -> None:
     """Commit on a connection that the pool is about to hand out; the pool discards it if this fails."""
     now = time.monotonic()
-    if now - Proof.at < VALID:
+    if port_of(connection) != Proof.port or now - Proof.at < VALID:
         return
     try:
         connection.cursor().execute(COMMIT)
@@ -39,6 +46,7 @@ def check_primary(connection: Any, record: Any, proxy: Any) -> None:
     Proof.at = now
 
 
-def require() -> None:
-    """Check the primary whenever a pool of this process hands out a connection."""
+def require(port: int) -> None:
+    """Check the primary whenever a pool hands out a connection to a port: a task may have other databases."""
+    Proof.port = port
     event.listen(Pool, "checkout", check_primary)
