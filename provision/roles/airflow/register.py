@@ -25,6 +25,7 @@ TABLE = """
 """
 DRAINED = "CREATE TABLE IF NOT EXISTS drained_brokers (broker text PRIMARY KEY)"
 DRAINS = "CREATE TABLE IF NOT EXISTS drains (broker text, at timestamptz NOT NULL DEFAULT now())"
+JOINED = "CREATE TABLE IF NOT EXISTS rabbitmq_nodes (machine text, drains int, PRIMARY KEY (machine, drains))"
 ENTER = """
     INSERT INTO broker_clients VALUES (:machine, :unit, :service, :broker)
     ON CONFLICT (machine, unit) DO UPDATE SET broker = excluded.broker, service = excluded.service, since = now()
@@ -61,6 +62,7 @@ class Register:
             connection.execute(text(TABLE))
             connection.execute(text(DRAINED))
             connection.execute(text(DRAINS))
+            connection.execute(text(JOINED))
 
     def enter(self, service: str, unit: str, broker: str) -> None:
         """Record that a unit of this machine uses `broker`, and delete the rows of units that no longer exist here."""
@@ -96,6 +98,18 @@ class Register:
         with self.engine.connect() as connection:
             query = text("SELECT count(*) FROM drains WHERE broker = :broker")
             return connection.execute(query, {"broker": broker}).scalar_one()
+
+    def note_joined(self, drains: int) -> None:
+        """Record that this machine's node is in the cluster of RabbitMQ that was made after so many drains."""
+        with self.engine.begin() as connection:
+            query = text("INSERT INTO rabbitmq_nodes VALUES (:machine, :drains) ON CONFLICT DO NOTHING")
+            connection.execute(query, {"machine": HERE, "drains": drains})
+
+    def has_joined(self, drains: int) -> bool:
+        """Return whether that was recorded."""
+        with self.engine.connect() as connection:
+            query = text("SELECT count(*) FROM rabbitmq_nodes WHERE (machine, drains) = (:machine, :drains)")
+            return bool(connection.execute(query, {"machine": HERE, "drains": drains}).scalar())
 
     def clients(self, service: str) -> list[Client]:
         """Return the units of a service, also of machines that have been destroyed."""
