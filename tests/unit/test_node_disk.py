@@ -1,4 +1,4 @@
-"""A node of RabbitMQ keeps its disk until the cluster has been drained, and is forgotten before it starts without one."""
+"""A node of RabbitMQ keeps its disk until the cluster is drained, and is forgotten before it starts without one."""
 
 from __future__ import annotations
 

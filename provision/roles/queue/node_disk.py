@@ -2,8 +2,8 @@
 
 A node whose disk is empty must not have the name of a node that the others know: their metadata store (Khepri) would
 replicate to it before it has joined, and the users and queues of the whole cluster could be lost. So it has itself
-forgotten first. After a move away from RabbitMQ no node holds a message, and each starts with an empty disk: machines may
-have been destroyed and made again meanwhile. Runs as root.
+forgotten first. After a move away from RabbitMQ no node holds a message, and each starts with an empty disk: machines
+may have been destroyed and made again meanwhile. Runs as root.
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ def note_joined() -> None:
 
 
 if __name__ == "__main__":
-    {"prepare": prepare, "joined": note_joined}[sys.argv[1]]()
+    prepare() if sys.argv[1] == "prepare" else note_joined()
