@@ -31,10 +31,10 @@ def stopped_schedulers(machines: Machines, topology: Topology) -> AbstractContex
     return stopped(machines, topology, "scheduler", kill.format("STOP"), kill.format("CONT"))
 
 
-def receive_and_die(broker: redis.Redis) -> None:
-    """Change Redis as a worker does that receives a message and then loses power."""
+def receive_and_die(broker: redis.Redis, renewed: float = 0) -> None:
+    """Change Redis as a worker does that receives a message and then loses power, `renewed` seconds later."""
     message = broker.rpop(QUEUE)
-    broker.zadd("unacked_index", {TAG: time.time()})
+    broker.zadd("unacked_index", {TAG: time.time() + renewed})
     broker.hset("unacked", TAG, f'[{message.decode()}, "", "{QUEUE}"]')  # type: ignore[union-attr]
 
 
@@ -71,6 +71,22 @@ def _waits(broker: redis.Redis) -> None:
 def _named(machines: Machines) -> None:
     problems = collect(LAB).problems
     assert "1 queued tasks have no message that a queue or a living worker holds" in problems, problems
+
+
+@on_redis
+@pytest.mark.drawn
+def test_message_that_stayed_in_redis_is_sent_again_after_a_move(
+    broker: str, airflow: Airflow, machines: Machines, topology: Topology, secret: dict[str, str]
+) -> None:
+    """RabbitMQ does not show which messages it has: the executor asks when the move has ended."""
+    with stopped_workers(machines, topology):
+        run_id = airflow.trigger("dist_example")
+        LAB.eventually(lambda: _waits(redis_client(topology, secret)), within=60, every=0.2)
+        receive_and_die(redis_client(topology, secret), renewed=600)
+    machines.provision(BROKER="rabbitmq")
+    run = airflow.wait("dist_example", run_id, within=60)
+    assert run["state"] == "success", airflow.states("dist_example", run_id)
+    assert {task["try_number"] for task in airflow.tasks("dist_example", run_id)} == {1}
 
 
 @pytest.mark.drawn

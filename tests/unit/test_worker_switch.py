@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from provision import operations
+from provision.roles.airflow import register
+from provision.roles.airflow.broker_client import BrokerClient
 from provision.roles.airflow.register import Client
 from provision.roles.queue.drain import clients_left
 from provision.roles.worker import switch as worker_switch
@@ -99,3 +103,23 @@ def test_changed_secret_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert '"a"' not in known.read_text()
     with pytest.raises(SystemExit, match=r"^==> lab: jwt_secret in .lab/secrets.json: .* `vagrant destroy"):
         operations.refuse_changed_secrets({"jwt_secret": "c", "fernet_key": "b"}, known)
+
+
+@pytest.mark.parametrize(
+    ("queued", "expired", "reason"),
+    [
+        (0, 0, ""),
+        (2, 0, "2 tasks queued on redis"),
+        (0, 3, "3 messages on redis of a worker that has died"),
+    ],
+)
+def test_old_worker_of_a_move_is_needed_until_redis_has_no_message_of_a_dead_worker(
+    tmp_path: Path, systemd: list[str], monkeypatch: pytest.MonkeyPatch, queued: int, expired: int, reason: str
+) -> None:
+    moved = [Client(machine.name, "airflow-scheduler", "rabbitmq") for machine in SHIPPED.with_role("scheduler")]
+    broker = SimpleNamespace(name="redis", queued=lambda _: queued, expired=lambda _: expired)
+    monkeypatch.setattr(worker_switch, "HERE", "worker1")
+    monkeypatch.setattr(worker_switch.Topology, "of_this_machine", lambda: replace(SHIPPED, broker="rabbitmq"))
+    monkeypatch.setattr(register, "Register", lambda: SimpleNamespace(clients=lambda _: moved))
+    worker_switch.save({"1": {"digest": "a", "broker": "redis"}, "2": {"digest": "b", "broker": "rabbitmq"}})
+    assert worker_switch.needed("1", cast("BrokerClient", broker)) == reason
