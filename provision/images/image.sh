@@ -2,6 +2,7 @@
 # Runs in a container of the base image, and turns it into the image of all machines.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC1091 # docker.rb writes it: the settings of the host's proxy
 . /root/environment
 
 echo "step: Install systemd and sshd"
