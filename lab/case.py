@@ -72,8 +72,8 @@ class Case:
         self.begin = lines[0]
         self.factor = self.begin.get("factor", 1)
         self.roles: dict[str, list[str]] = self.begin["machines"]
-        # Where each machine has a local proxy, tasks do not call the load balancer.
-        self.direct = any("local_proxy" in own for own in self.roles.values())
+        # What no task calls: where each machine has a local proxy, the load balancer.
+        self.uncalled = {"load_balancer"} if any("local_proxy" in own for own in self.roles.values()) else set()
         self.last = max(line["at"] for line in lines)
         self.events = list(self._events())
         self.tries: dict[tuple[str, str], list[Line]] = defaultdict(list)
@@ -202,7 +202,7 @@ def hits(case: Case, event: Event, begin: float, end: float, runs: Sequence[str]
 def needs(case: Case, struck: Mapping[str, set[str]], phase: str, host: str) -> bool:
     """Return whether a task in a phase, on a worker, needs one of the services that were struck."""
     for name, roles in struck.items():
-        for role in (roles & NEEDS.keys()) - ({"load_balancer"} if case.direct else set()):
+        for role in (roles & NEEDS.keys()) - case.uncalled:
             if phase in NEEDS[role] and (role != "worker" or name == host):
                 return True
     return False

@@ -25,8 +25,7 @@ RESOLVE = """
 Lab::CHOICES.each_key { |variable| ENV.delete(variable) }
 begin
   lab = Class.new(Lab) { def check_created(_) = nil }.new(ARGV[0], file: ARGV[1], folder: ARGV[2])
-  former = File.join(ARGV[2], "lab.json")
-  lab.check_existing(File.exist?(former) ? JSON.parse(File.read(former))["machines"].keys : [])
+  lab.check_existing
 rescue Lab::Invalid => e
   abort e.message
 end

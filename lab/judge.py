@@ -24,7 +24,6 @@ SILENCES = ("freeze", "partition")  # nobody can tell whether what runs there go
 # Seconds, times the lab's factor.
 REPORTED = 2  # from the last entry of a task until Airflow knows its end; a crash in between executes it again
 PATIENCE = 35  # that a call of a task waits for the path to the database: config/airflow.cfg.j2, [workers]
-MESSAGE = ("sent", "received")
 LATE = 45  # that a task may wait for a free slot after the last fault: 15 s without heartbeats, twice, and the delays
 
 
@@ -106,14 +105,15 @@ def judge(lines: Sequence[Line]) -> Verdict:
 
 
 def asked(case: Case, event: Event, requests: Sequence[Line]) -> int:
-    """Return how many requests of users a load balancer had while an event lasted that struck it, and not a task."""
-    struck = any("load_balancer" in roles for roles in event.services(case.roles).values())
-    return sum(event.begin <= line["at"] <= event.end + case.seconds(SETTLES) for line in requests) if struck else 0
+    """Return how many requests of users there were while an event lasted that struck only what no task calls."""
+    struck = set().union(*event.services(case.roles).values())
+    begin, end = case.lasted(event)
+    return sum(begin <= line["at"] <= end for line in requests) if struck and struck == case.uncalled else 0
 
 
 def path(case: Case) -> tuple[str, ...]:
     """Return the roles on the way from a task to where its state is kept."""
-    return tuple(role for role in PATH if not (case.direct and role == "load_balancer"))
+    return tuple(role for role in PATH if role not in case.uncalled)
 
 
 def why_inconclusive(case: Case, lines: Sequence[Line]) -> str:
@@ -344,7 +344,9 @@ def waits(case: Case, key: tuple[str, str], one: Line) -> Iterator[tuple[float, 
     if until is None:  # it never started: until it was given up
         until = case.last if one is case.tries[key][-1] else one["ended"] or ready
     yield ready, until
-    moments = {phase: [line["at"] for line in case.said(key, one) if line["phase"] == phase] for phase in MESSAGE}
+    moments = {
+        phase: [line["at"] for line in case.said(key, one) if line["phase"] == phase] for phase in ("sent", "received")
+    }
     for sent in moments["sent"]:
         received = min([at for at in moments["received"] if at >= sent], default=None)
         runs = any(entry["started"] <= sent <= last(entry) for entry in own)

@@ -30,8 +30,7 @@ SERVERS: dict[str, dict[str, Any]] = {
 }
 EVERYTHING: dict[str, dict[str, Any]] = {name: {"roles": [*ROLES], "queues": QUEUES} for name in SERVERS}
 USERS = {"data": "root", "control": "admin", "runner": "root"}
-# Makes a plain server. Root may log in, and so may
-# admin, who may use sudo without a password.
+# Makes a plain server. Root may log in, and so may admin, who may use sudo without a password.
 PLAIN = """
 apt-get update -q && apt-get install -q -y --no-install-recommends systemd-sysv openssh-server sudo
 useradd --create-home --shell /bin/bash admin && echo 'admin ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/admin

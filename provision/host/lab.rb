@@ -152,7 +152,7 @@ class Lab
 
   # Raises Invalid if machines that exist would have to lose a role: it would go on running there. Nor does data move
   # between a role on one machine and the same role on several.
-  def check_existing(names)
+  def check_existing(names = before.fetch("machines", {}).keys)
     former = before.fetch("machines", {}).slice(*names)
     former.each do |name, machine|
       lost = machine["roles"] - @machines.fetch(name, machine)["roles"]

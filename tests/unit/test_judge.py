@@ -356,6 +356,13 @@ def test_load_balancer_that_no_task_calls_is_judged_by_requests() -> None:
     assert verdict([histories.request(8.5)], events=killed, machines=PROXIED).caught == [1]
 
 
+@pytest.mark.parametrize("fields", [{}, {"machines": PROXIED}])
+def test_requests_do_not_replace_the_tasks_that_a_machine_did_not_catch(fields: dict[str, Any]) -> None:
+    late = event(0, "crash", ["broker"], 200, 210)
+    found = verdict([histories.request(201)], events=late, **fields)
+    assert (found.outcome, found.caught) == (INCONCLUSIVE, [0])
+
+
 def test_commits_that_could_not_be_compared_prove_nothing() -> None:
     lines = [histories.unreadable("the numbers that were committed", "no primary")]
     assert verdict(lines).outcome == INCONCLUSIVE

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-NEWLINE = "\n"
 QUIET = 3  # checks in a row, half a second apart, that must find nothing: messages in transit are in no queue
 
 
@@ -29,7 +28,8 @@ def wait_until_nothing(left: Callable[[], str], status: Path) -> None:
         try:
             reason = left()
         except (OperationalError, AMQPError, RedisError, OSError, SQLAlchemyError) as error:
-            reason = f"the broker or the database, which does not answer: {str(error).partition(NEWLINE)[0]}"
+            text = str(error).partition("\n")[0]
+            reason = f"the broker or the database, which does not answer: {text}"
         quiet = 0 if reason else quiet + 1
         status.write_text(reason)
         if reason and reason.split(",")[0] != said:
